@@ -1,0 +1,1 @@
+"""The workshop: the only room that speaks to the call handler."""

@@ -1,0 +1,1 @@
+"""A stand-in call handler with a fake carrier that counts rings."""

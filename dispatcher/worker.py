@@ -1,0 +1,161 @@
+"""The arq worker: an envelope says "look at order X", and X is looked at. The rest is the ledger's.
+
+`Dispatcher` replaces three of arq 0.28's methods, because arq's own ways ring twice or come late:
+
+- `_poll_iteration`: waits to be woken instead of polling, and rides out a store that is away (arq
+  lets the worker die);
+- `start_jobs`: no in-progress key, because the claim is the lease (arq's key runs out under a slow
+  worker, and the job runs twice);
+- `run_job`: no retries, results and payload expiry, because attempts and answers are the ledger's
+  (arq drops a job past `max_tries` without a word, and its payload after a day).
+
+`tests/unit/test_arq_contract.py` fails when another arq has other methods.
+"""
+
+import asyncio
+import contextlib
+import math
+import os
+import secrets
+import socket
+from functools import partial
+from typing import Any, Final
+
+import structlog
+from arq import ArqRedis, Worker, func
+
+from dispatcher.attempt import Workshop
+from dispatcher.call_handler import CallHandler
+from dispatcher.recoverer import Recoverer
+from shared import keys
+from shared.ledger import JOB_FUNCTION, Ledger, json_bytes
+from shared.redis_pool import AWAY, connection_pool, ledger_client
+from shared.settings import Settings
+
+SIGN_OF_LIFE_S: Final = 5.0
+
+log = structlog.get_logger(__name__)
+
+
+async def run_worker(settings: Settings) -> None:
+    """Dispatch orders until SIGTERM or SIGINT, then finish what is being sent and return.
+
+    `settings.redis_url` must be set.
+    """
+    name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
+    url, patience_s = str(settings.redis_url), settings.store_patience_s
+    redis = ledger_client(url, patience_s=patience_s)
+    profile = settings.handler_profile
+    async with CallHandler(profile, connections=settings.max_jobs) as handler:
+        workshop = Workshop(
+            name=name,
+            ledger=Ledger(redis),
+            handler=handler,
+            policy=settings.policy,
+            lease_s=settings.attempt_lease_s,
+        )
+        dispatcher = Dispatcher(
+            workshop, ArqRedis(connection_pool(url, patience_s)), settings=settings
+        )
+        recovering = asyncio.create_task(Recoverer(workshop, settings.recover_s).run())
+        log.info("worker.started", worker=name, handler=str(profile.url), jobs=settings.max_jobs)
+        try:
+            await dispatcher.async_run()
+        except asyncio.CancelledError:
+            # This is how arq ends its main task, after a signal, when the last job is done.
+            pass
+        finally:
+            recovering.cancel()
+            await dispatcher.close()
+            await redis.aclose()
+            log.info("worker.stopped", worker=name)
+
+
+async def dispatch_order(ctx: dict[Any, Any], order_id: str) -> str:
+    """The arq job. Return in a word what came of the attempt."""
+    workshop: Workshop = ctx["workshop"]
+    return await workshop.attempt(order_id)
+
+
+class Dispatcher(Worker):
+    """arq's worker with its own way of picking and running jobs."""
+
+    def __init__(self, workshop: Workshop, pool: ArqRedis, *, settings: Settings) -> None:
+        longest_s = settings.attempt_lease_s + settings.store_patience_s
+        super().__init__(
+            functions=[func(dispatch_order, name=JOB_FUNCTION)],
+            redis_pool=pool,
+            queue_name=keys.QUEUE,
+            max_jobs=settings.max_jobs,
+            job_timeout=longest_s,
+            job_completion_wait=math.ceil(longest_s),
+            poll_delay=0,
+            health_check_interval=SIGN_OF_LIFE_S,
+            health_check_key=keys.worker(workshop.name),
+            job_serializer=json_bytes,
+            ctx={"workshop": workshop},
+        )
+        self._ledger = workshop.ledger
+        self._sweep_s = settings.sweep_s
+        self._backlog = True
+
+    async def _poll_iteration(self) -> None:
+        """Start what is due; wait for a slot, a wake-up or the next sweep."""
+        try:
+            free = self.max_jobs - len(self.tasks)
+            if not self.allow_pick_jobs:
+                await asyncio.sleep(self._sweep_s)
+            elif free > 0:
+                await self.start_jobs(await self._due(free))
+            else:
+                await asyncio.wait(
+                    self.tasks.values(),
+                    timeout=self._sweep_s,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+            await self.heart_beat()
+        except AWAY as error:
+            log.warning("store.away", error=str(error))
+            await asyncio.sleep(self._sweep_s)
+
+    async def _due(self, free: int) -> list[bytes]:
+        """Return ids to look at: those just announced, else those that are due.
+
+        The wake-up is only a hint. Whatever it missed costs no more than a sweep.
+        """
+        announced = [] if self._backlog else await self._ledger.announced(free, self._sweep_s)
+        if announced:
+            return [order_id.encode() for order_id in announced]
+        due = await self._ledger.overdue(keys.QUEUE, limit=free)
+        self._backlog = len(due) == free
+        return [order_id.encode() for order_id in due]
+
+    async def start_jobs(self, job_ids: list[bytes]) -> None:
+        """Start each order that is not under way here already."""
+        for order_id in (job_id.decode() for job_id in job_ids):
+            if order_id in self.tasks or not self.allow_pick_jobs:
+                continue
+            task = self.loop.create_task(self.run_job(order_id, 0))
+            self.tasks[order_id] = task
+            task.add_done_callback(partial(self._forget, order_id))
+
+    def _forget(self, order_id: str, _: "asyncio.Task[None]") -> None:
+        self.tasks.pop(order_id, None)
+
+    async def run_job(self, job_id: str, score: int) -> None:  # noqa: ARG002  (arq's signature)
+        """Run the job. Nothing raises out of it: that would end the worker."""
+        with structlog.contextvars.bound_contextvars(order_id=job_id):
+            try:
+                await self.functions[JOB_FUNCTION].coroutine(self.ctx, job_id)
+                self.jobs_complete += 1
+            except AWAY as error:
+                self.jobs_retried += 1
+                log.warning("store.away", error=str(error))
+            except Exception:
+                self.jobs_failed += 1
+                log.exception("attempt.broke")
+
+    async def close(self) -> None:
+        """End the connections; what is still under way has been cancelled by arq."""
+        with contextlib.suppress(asyncio.CancelledError, *AWAY):
+            await super().close()

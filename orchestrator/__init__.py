@@ -1,0 +1,1 @@
+"""The conversation: it gathers, confirms and asks; it never calls anyone."""

@@ -1,0 +1,91 @@
+"""Every Redis key, on one page.
+
+| key                          | type   | holds                                    | written by      | read by               | lives |
+|------------------------------|--------|------------------------------------------|-----------------|-----------------------|-------|
+| ringonce:order:{id}          | hash   | the record: body, state, token, lease …  | every script    | every script          | kept  |
+| ringonce:history:{id}        | list   | every move as JSON, oldest first         | every script    | orders show           | kept  |
+| ringonce:result:{id}         | string | the answer as JSON, once there is one    | settle and acts | the waiting graph     | kept  |
+| ringonce:orders              | zset   | every order id by the time it came       | submit          | orders list           | kept  |
+| ringonce:state:{STATE}       | zset   | ids in that state by the time they moved | every script    | orders list, counts   | kept  |
+| ringonce:leases              | zset   | ids being sent by when the lease ends    | claim, settle   | recoverer             | while SENDING |
+| ringonce:doubts              | zset   | ids in doubt by when to ask              | settle, recover | recoverer             | while IN_DOUBT |
+| ringonce:fence:{destination} | set    | ids that may have rung this number       | settle, resolve | claim                 | while unanswered |
+| ringonce:wakeup              | list   | ids just become due: a hint, may be lost | submit, settle  | workers               | 10,000 at most |
+| ringonce:moves               | pubsub | {order_id, state} of every move          | every script    | whoever listens       | -     |
+| ringonce:thread:{thread_id}  | string | redis-py's lock on a conversation        | orchestrator    | orchestrator          | seconds |
+| ringonce:worker:{name}       | string | arq's health line of one worker          | that worker     | operators, arq tools  | seconds |
+| arq:queue                    | zset   | ids by due time: arq's own queue         | submit, settle  | workers, arq tools    | while waiting |
+| arq:job:{id}                 | string | arq's envelope: look at order {id}       | submit          | arq tools             | until it ended |
+
+The names below are the only place where they are spelt. The scripts receive them, so that a
+Redis that follows one key space (no cluster slots are promised) sees what is touched.
+"""
+
+from typing import Final
+
+PREFIX: Final = "ringonce:"
+QUEUE: Final = "arq:queue"
+JOB_PREFIX: Final = "arq:job:"
+
+ORDERS: Final = f"{PREFIX}orders"
+STATE_PREFIX: Final = f"{PREFIX}state:"
+LEASES: Final = f"{PREFIX}leases"
+DOUBTS: Final = f"{PREFIX}doubts"
+FENCE_PREFIX: Final = f"{PREFIX}fence:"
+WAKEUP: Final = f"{PREFIX}wakeup"
+MOVES: Final = f"{PREFIX}moves"
+
+
+def record(order_id: str) -> str:
+    """Return the key of the order's record."""
+    return f"{PREFIX}order:{order_id}"
+
+
+def history(order_id: str) -> str:
+    """Return the key of the order's history."""
+    return f"{PREFIX}history:{order_id}"
+
+
+def result(order_id: str) -> str:
+    """Return the key of the answer that the graph polls."""
+    return f"{PREFIX}result:{order_id}"
+
+
+def job(order_id: str) -> str:
+    """Return the key of arq's envelope."""
+    return f"{JOB_PREFIX}{order_id}"
+
+
+def state(state_name: str) -> str:
+    """Return the key of the index of orders in one state."""
+    return f"{STATE_PREFIX}{state_name}"
+
+
+def fence(destination: str) -> str:
+    """Return the key of the fence before one destination."""
+    return f"{FENCE_PREFIX}{destination}"
+
+
+def thread(thread_id: str) -> str:
+    """Return the key of the lock on one conversation."""
+    return f"{PREFIX}thread:{thread_id}"
+
+
+def worker(name: str) -> str:
+    """Return the key under which one worker gives a sign of life."""
+    return f"{PREFIX}worker:{name}"
+
+
+def of_order(order_id: str) -> list[str]:
+    """Return the keys every script on one order receives, in the order `_order.lua` names them."""
+    return [
+        record(order_id),
+        history(order_id),
+        result(order_id),
+        job(order_id),
+        QUEUE,
+        WAKEUP,
+        LEASES,
+        DOUBTS,
+        ORDERS,
+    ]

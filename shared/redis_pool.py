@@ -1,0 +1,66 @@
+"""Connections to Redis that ride out an outage, a restart and a failover."""
+
+from typing import Any, Final
+
+from redis import exceptions as redis_errors
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialBackoff
+
+_FIRST_WAIT_S: Final = 0.02
+_LONGEST_WAIT_S: Final = 0.5
+
+AWAY: Final = (
+    redis_errors.ConnectionError,
+    redis_errors.TimeoutError,
+    redis_errors.ReadOnlyError,
+    redis_errors.BusyLoadingError,
+    OSError,
+)
+"""The store is away for now: unreachable, starting, or a replica after a failover."""
+
+
+CONNECTIONS: Final = 32
+"""Scripts are short: this many under way at once keep a server busy; more callers queue here."""
+
+
+def ledger_client(url: str, *, patience_s: float) -> Redis:
+    """Return a client for the ledger: text in, text out, patient for about `patience_s` seconds."""
+    return Redis(connection_pool=connection_pool(url, patience_s, decode_responses=True))
+
+
+def connection_pool(url: str, patience_s: float, **options: Any) -> BlockingConnectionPool:
+    """Return a pool that makes callers wait for a connection rather than fail."""
+    return BlockingConnectionPool.from_url(
+        url,
+        max_connections=CONNECTIONS,
+        timeout=None,
+        **connection_options(patience_s),
+        **options,
+    )
+
+
+def connection_options(patience_s: float) -> dict[str, Any]:
+    """Return what every connection of ours is made with.
+
+    A command whose connection is lost is sent again until `patience_s` is over; that is safe here
+    because every script may be sent again.
+    """
+    return {
+        "socket_connect_timeout": 2.0,
+        "socket_timeout": 5.0,
+        "health_check_interval": 15,
+        "retry": Retry(
+            ExponentialBackoff(cap=_LONGEST_WAIT_S, base=_FIRST_WAIT_S), retries_in(patience_s)
+        ),
+        "retry_on_error": list(AWAY),
+    }
+
+
+def retries_in(patience_s: float) -> int:
+    """Return how many retries of the backoff above last for `patience_s`."""
+    waited, retries = 0.0, 0
+    while waited < patience_s:
+        retries += 1
+        waited += min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2.0 ** min(retries, 32))
+    return retries

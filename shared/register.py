@@ -1,0 +1,72 @@
+"""The register: looking orders up without moving any. Reads the indexes that the scripts keep."""
+
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from redis.asyncio import Redis
+
+from shared import keys
+from shared.clock import from_epoch_ms
+from shared.ledger import Ledger
+from shared.lifecycle import OrderState
+from shared.order import CallOrder
+from shared.progress import Move, OrderProgress
+
+
+@dataclass(frozen=True)
+class Register:
+    """Lists, counts and histories, from the same Redis as the ledger."""
+
+    ledger: Ledger
+
+    async def counts(self) -> dict[OrderState, int]:
+        """Return how many orders stand in each state."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for state in OrderState:
+                pipe.zcard(keys.state(state))
+            return dict(zip(OrderState, await pipe.execute(), strict=True))
+
+    async def newest(
+        self, *, state: OrderState | None = None, limit: int = 50, offset: int = 0
+    ) -> list[OrderProgress]:
+        """Return orders, the last that came (or moved into `state`) first."""
+        index = keys.ORDERS if state is None else keys.state(state)
+        ids: list[str] = await self._redis.zrevrange(index, offset, offset + limit - 1)
+        found = [await self.ledger.progress(order_id) for order_id in ids]
+        return [progress for progress in found if progress is not None]
+
+    async def ids(self, state: OrderState, batch: int = 500) -> AsyncIterator[str]:
+        """Yield the id of every order in `state`, those that moved first, first."""
+        last, seen = "-inf", set[str]()
+        while page := await self._redis.zrangebyscore(
+            keys.state(state), last, "+inf", start=len(seen), num=batch, withscores=True
+        ):
+            for order_id, score in page:
+                seen = (seen if str(score) == last else set()) | {order_id}
+                last = str(score)
+                yield order_id
+
+    async def queued_jobs(self) -> int:
+        """Return how many jobs stand in arq's queue, due or not."""
+        return int(await self._redis.zcard(keys.QUEUE))
+
+    async def history(self, order_id: str) -> list[Move]:
+        """Return every move of an order, the oldest first; empty if there is no such order."""
+        lines: list[str] = await self._redis.lrange(keys.history(order_id), 0, -1)  # type: ignore[misc]
+        return [_move(json.loads(line)) for line in lines]
+
+    async def body(self, order_id: str) -> CallOrder | None:
+        """Return what was ordered, with the number and the instructions in it."""
+        body: str | None = await self._redis.hget(keys.record(order_id), "body")  # type: ignore[misc]
+        return None if body is None else CallOrder.model_validate_json(body)
+
+    @property
+    def _redis(self) -> Redis:
+        return self.ledger.redis
+
+
+def _move(entry: dict[str, object]) -> Move:
+    at = entry.pop("at")
+    renamed = {"from_state": entry.pop("from"), "to_state": entry.pop("to"), **entry}
+    return Move.model_validate({"at": from_epoch_ms(int(str(at))), **renamed})

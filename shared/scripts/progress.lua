@@ -1,0 +1,15 @@
+-- Reads one order as it stands, with the server's time and its place in arq's queue.
+--
+-- Answers  {now ms, field, value, field, value, …}   {} if there is no such order
+
+if not order.state then return {} end
+local answer = {whole(now)}
+for _, field in ipairs({'state', 'body', 'call_sid', 'rule', 'reason', 'attempt', 'free', 'unanswered',
+                        'deaths', 'token', 'worker', 'owner', 'thread', 'created', 'expires', 'moved',
+                        'due', 'lease', 'waits_for'}) do
+  if order[field] then
+    answer[#answer + 1] = field
+    answer[#answer + 1] = order[field]
+  end
+end
+return answer

@@ -1,0 +1,14 @@
+-- A person gives a dead order another life: all its attempts, and as much time as it had at first.
+-- What nobody knows about earlier attempts stays unknown.
+--
+-- ARGV  2 by whom  3 why  4 arq's envelope
+-- Answers  {'done', state}   {'not_dead', state}   {'unknown'}
+
+if not order.state then return {'unknown'} end
+if order.state ~= 'DEAD' then return {'not_dead', order.state} end
+put('free', order.attempt)
+put('deaths', '0')
+put('expires', whole(now + number('lifetime')))
+redis.call('SET', KEY.job, ARGV[4])
+move('QUEUED', {rule = 'requeued', reason = ARGV[3], by = ARGV[2]})
+return {'done', order.state}

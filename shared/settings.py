@@ -1,0 +1,168 @@
+"""Every setting, once. The environment is read here and nowhere else.
+
+Each is read from `RINGONCE_<NAME>`, or from a `.env` file in the working directory. The store's
+address is also read from plain `REDIS_URL`, which most platforms set by themselves. Times are
+seconds. The table in the README is made from the descriptions below.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AliasChoices, Field, HttpUrl, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from shared.handler_profile import HandlerProfile
+from shared.lifecycle import Policy
+
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+
+
+class Settings(BaseSettings):
+    """What a deployment decides. Passed to whoever needs it, never global."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="RINGONCE_",
+        env_file=".env",
+        env_nested_delimiter="__",
+        extra="ignore",
+        frozen=True,
+        populate_by_name=True,
+    )
+
+    redis_url: Annotated[
+        str | None,
+        Field(
+            validation_alias=AliasChoices("redis_url", "RINGONCE_REDIS_URL", "REDIS_URL"),
+            description="The store, Redis ≥ 7 or Valkey. Unset: an embedded server in `data_dir`.",
+        ),
+    ] = None
+    data_dir: Annotated[
+        Path, Field(description="Where the embedded server and the conversations keep their files.")
+    ] = Path(".ringonce")
+    store_patience_s: Annotated[
+        Seconds, Field(description="How long a Redis that is away is waited for.")
+    ] = 12.0
+
+    call_handler_url: Annotated[
+        HttpUrl, Field(description="Your call handler; orders go to its `/order`.")
+    ] = HttpUrl("http://127.0.0.1:8700")
+    handler_honours_key: Annotated[
+        bool, Field(description="It never rings twice for the same `Idempotency-Key`.")
+    ] = False
+    handler_answers_lookup: Annotated[
+        bool, Field(description="Its `GET /order/{order_id}` says what became of an order.")
+    ] = False
+    connect_timeout_s: Annotated[
+        Seconds, Field(description="How long connecting to the handler may take.")
+    ] = 5.0
+    read_timeout_s: Annotated[
+        Seconds,
+        Field(description="How long it may take to accept. Too short causes double calls."),
+    ] = 90.0
+    quiet_period_s: Annotated[
+        Seconds,
+        Field(description="How long after an unanswered request a lookup is believed."),
+    ] = 120.0
+
+    max_jobs: Annotated[
+        int, Field(gt=0, le=10_000, description="How many orders one worker sends at once.")
+    ] = 50
+    max_attempts: Annotated[
+        int, Field(gt=0, description="How often an order is tried before it is dead.")
+    ] = 40
+    backoff_base_s: Annotated[
+        Seconds, Field(description="The first wait is at most this long; each next twice as long.")
+    ] = 0.25
+    backoff_cap_s: Annotated[Seconds, Field(description="No wait is longer.")] = 60.0
+    lease_s: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            description="How long a worker may hold an order. Unset: the longest attempt and 10 s.",
+        ),
+    ] = None
+    sweep_s: Annotated[
+        Seconds, Field(description="How often due orders are looked for without being woken.")
+    ] = 0.5
+    recover_s: Annotated[
+        Seconds, Field(description="How often lost leases, doubts and lost jobs are looked for.")
+    ] = 1.0
+
+    order_lifetime_s: Annotated[
+        Seconds, Field(description="After this long a confirmed order is not called any more.")
+    ] = 3600.0
+    default_region: Annotated[
+        str, Field(pattern="^[A-Z]{2}$", description="Country of numbers written without a code.")
+    ] = "US"
+    await_call_s: Annotated[
+        Annotated[float, Field(ge=0, le=300)],
+        Field(description="How long one turn of a conversation waits for the call to be placed."),
+    ] = 20.0
+    host: Annotated[str, Field(description="Where the servers listen.")] = "127.0.0.1"
+    port: Annotated[int, Field(gt=0, lt=65536, description="The orchestrator's port.")] = 8600
+    rehearsal_port: Annotated[
+        int, Field(gt=0, lt=65536, description="The rehearsal handler's port.")
+    ] = 8700
+
+    log_level: Annotated[
+        Literal["DEBUG", "INFO", "WARNING", "ERROR"], Field(description="How much is logged.")
+    ] = "INFO"
+    log_format: Annotated[
+        Literal["auto", "console", "json"],
+        Field(description="For people, for programs, or (`auto`) by whether it is a terminal."),
+    ] = "auto"
+
+    @model_validator(mode="after")
+    def _lease_outlasts_an_attempt(self) -> "Settings":
+        if self.lease_s is not None and self.lease_s <= self.handler_profile.attempt_limit_s:
+            raise ValueError(
+                "lease_s must be longer than one attempt can take: 2 x connect_timeout_s + "
+                f"read_timeout_s, which is {self.handler_profile.attempt_limit_s:g} s"
+            )
+        return self
+
+    @property
+    def handler_profile(self) -> HandlerProfile:
+        """What the handler promises, as the dispatcher and `decide` read it."""
+        return HandlerProfile(
+            url=self.call_handler_url,
+            honours_idempotency_key=self.handler_honours_key,
+            answers_lookup=self.handler_answers_lookup,
+            connect_timeout_s=self.connect_timeout_s,
+            read_timeout_s=self.read_timeout_s,
+            quiet_period_s=self.quiet_period_s,
+        )
+
+    @property
+    def policy(self) -> Policy:
+        """How patient the dispatcher is."""
+        return Policy(
+            max_attempts=self.max_attempts,
+            backoff_base_s=self.backoff_base_s,
+            backoff_cap_s=self.backoff_cap_s,
+        )
+
+    @property
+    def attempt_lease_s(self) -> float:
+        """How long a claim holds."""
+        return self.lease_s or self.handler_profile.attempt_limit_s + 10.0
+
+
+class BadSettings(Exception):
+    """The environment holds settings that cannot be used; the message names each and the rule."""
+
+
+def read_settings() -> Settings:
+    """Return the settings of this process.
+
+    Raises:
+        BadSettings: one or more are unusable.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        faults = [
+            f"RINGONCE_{'_'.join(map(str, fault['loc'])).upper() or 'SETTINGS'}: {fault['msg']}"
+            for fault in error.errors(include_input=False, include_url=False)
+        ]
+        raise BadSettings("\n".join(faults)) from None
