@@ -10,12 +10,13 @@ import json
 from typing import Any, Final, Self
 
 import httpx
+from anyio.lowlevel import checkpoint
 
-from dispatcher.verdict import excerpt, judge_answer, judge_exception
+from dispatcher.verdict import excerpt, judge_answer, judge_exception, judge_lookup
 from dispatcher.wire import HeldBack, WireWatch
 from shared.claim import Claimed
 from shared.clock import SYSTEM_CLOCK, Clock
-from shared.finding import CannotTell, Finding, Known, KnownRefused
+from shared.finding import CannotTell, Finding
 from shared.handler_profile import HandlerProfile
 from shared.outcome import NotSent, Outcome, Unanswered, WireEvidence
 
@@ -66,6 +67,8 @@ class CallHandler:
                 status, headers, body = await self._exchange(
                     "POST", "/order", watch, headers=_headers(claimed), content=_body(claimed)
                 )
+            evidence = watch.evidence(status=status, excerpt=excerpt(body))
+            return judge_answer(status, headers, body, evidence, self._clock.now())
         except HeldBack as error:
             return NotSent(str(error), watch.evidence())
         except TimeoutError:
@@ -74,8 +77,6 @@ class CallHandler:
             return Unanswered(cause, evidence) if watch.request_left else NotSent(cause, evidence)
         except Exception as error:  # noqa: BLE001  (fail closed: judged leaf by leaf, else in doubt)
             return judge_exception(error, watch.evidence(exception=repr(error)[:200]))
-        evidence = watch.evidence(status=status, excerpt=excerpt(body))
-        return judge_answer(status, headers, body, evidence, self._clock.now())
 
     async def look_up(self, order_id: str) -> tuple[Finding, WireEvidence]:
         """Ask what became of an order: `GET /order/{order_id}`."""
@@ -87,13 +88,16 @@ class CallHandler:
             evidence = watch.evidence(exception=repr(error)[:200])
             return CannotTell(f"the handler could not be asked: {type(error).__name__}"), evidence
         evidence = watch.evidence(status=status, excerpt=excerpt(body))
-        return _judge_lookup(status, body), evidence
+        return judge_lookup(status, body), evidence
 
     async def aclose(self) -> None:
         """Close all connections."""
         await self._client.aclose()
 
     async def __aenter__(self) -> Self:
+        # httpx's transport imports anyio and its backend at the first connection; the first person
+        # to be called would wait 70 ms for that.
+        await checkpoint()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -146,22 +150,3 @@ def _body(claimed: Claimed) -> bytes:
         exclude_none=True,
     )
     return json.dumps(order).encode()
-
-
-def _judge_lookup(status: int, body: bytes) -> Finding:
-    if status == 404:
-        return Known(())
-    if status != 200:
-        return CannotTell(f"{status} to a lookup")
-    try:
-        said = json.loads(body)
-    except (ValueError, RecursionError):
-        return CannotTell("a lookup was answered without JSON")
-    if not isinstance(said, dict):
-        return CannotTell("a lookup was answered without an object")
-    sid = said.get("call_sid")
-    if isinstance(sid, str) and sid:
-        return Known((sid,))
-    if said.get("status") == "refused":
-        return KnownRefused(str(said.get("detail") or said.get("reason") or "refused")[:300])
-    return CannotTell(f"the handler says {str(said.get('status'))[:40]!r}")

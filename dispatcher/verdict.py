@@ -12,10 +12,12 @@ from typing import Any, Final
 
 import httpx
 
+from shared.finding import CannotTell, Finding, Known, KnownRefused
 from shared.outcome import Busy, NotSent, Outcome, Placed, Refused, Unanswered, WireEvidence
 
 SID_MAX: Final = 128
 EXCERPT_MAX: Final = 300
+RETRY_AFTER_MAX_S: Final = 86_400
 
 NEVER_LEFT: Final[dict[type[Exception], bool]] = {
     # True: nothing can have left; False: it may have been acted upon.
@@ -75,6 +77,20 @@ def judge_answer(
     return Refused(status, _reason(said) or f"{status} from the handler", evidence=evidence)
 
 
+def judge_lookup(status: int, body: bytes) -> Finding:
+    """Return what a complete answer to "what became of this order?" says."""
+    if status == 404:
+        return Known(())
+    if status != 200:
+        return CannotTell(f"{status} to a lookup")
+    said = _json_object(body)
+    if sid := _call_sid(said):
+        return Known((sid,))
+    if said.get("status") == "refused" and not said.get("call_sid"):
+        return KnownRefused(_reason(said) or "refused")
+    return CannotTell(f"the handler says {excerpt(body)[:80]!r}")
+
+
 def excerpt(body: bytes) -> str:
     """Return the beginning of an answer for a person to read, without control characters."""
     text = body[: EXCERPT_MAX * 4].decode(errors="replace")[:EXCERPT_MAX]
@@ -125,7 +141,7 @@ def _call_sid(said: dict[str, Any]) -> str | None:
 def _reason(said: dict[str, Any]) -> str | None:
     for member in ("detail", "title", "message", "error"):
         if isinstance(text := said.get(member), str) and text:
-            return excerpt(text.encode())
+            return excerpt(text.encode(errors="replace"))
     return None
 
 
@@ -133,9 +149,11 @@ def _retry_after_s(value: str | None, now: datetime) -> float | None:
     """Return the seconds of a Retry-After (RFC 9110, 10.2.3), or None if there is none to read."""
     if value is None:
         return None
-    if value.strip().isdigit():
-        return float(min(int(value.strip()[:9]), 86_400))
+    text = value.strip()
+    if text.isascii() and text.isdigit():
+        return float(min(int(text[:9]), RETRY_AFTER_MAX_S))
     try:
-        return max((parsedate_to_datetime(value) - now).total_seconds(), 0.0)
-    except (ValueError, TypeError):
+        wait_s = (parsedate_to_datetime(text) - now).total_seconds()
+    except (ValueError, TypeError, OverflowError):
         return None
+    return min(max(wait_s, 0.0), float(RETRY_AFTER_MAX_S))

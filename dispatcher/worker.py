@@ -18,11 +18,13 @@ import math
 import os
 import secrets
 import socket
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
 import structlog
 from arq import ArqRedis, Worker, func
+from redis.asyncio import Redis
 
 from dispatcher.attempt import Workshop
 from dispatcher.call_handler import CallHandler
@@ -37,10 +39,12 @@ SIGN_OF_LIFE_S: Final = 5.0
 log = structlog.get_logger(__name__)
 
 
-async def run_worker(settings: Settings) -> None:
+async def run_worker(
+    settings: Settings, *, announce: Callable[[str], object] | None = None
+) -> None:
     """Dispatch orders until SIGTERM or SIGINT, then finish what is being sent and return.
 
-    `settings.redis_url` must be set.
+    `settings.redis_url` must be set. `announce` is told the worker's name once it listens.
     """
     name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
     url, patience_s = str(settings.redis_url), settings.store_patience_s
@@ -58,6 +62,8 @@ async def run_worker(settings: Settings) -> None:
             workshop, ArqRedis(connection_pool(url, patience_s)), settings=settings
         )
         recovering = asyncio.create_task(Recoverer(workshop, settings.recover_s).run())
+        if announce is not None:
+            announce(name)
         log.info("worker.started", worker=name, handler=str(profile.url), jobs=settings.max_jobs)
         try:
             await dispatcher.async_run()
@@ -69,6 +75,13 @@ async def run_worker(settings: Settings) -> None:
             await dispatcher.close()
             await redis.aclose()
             log.info("worker.stopped", worker=name)
+
+
+async def lives_here(url: str) -> bool:
+    """Say whether a worker on this machine gave a sign of life lately."""
+    async with Redis.from_url(url, socket_timeout=SIGN_OF_LIFE_S) as redis:
+        mine = keys.worker(f"{socket.gethostname()}-*")
+        return any([True async for _ in redis.scan_iter(match=mine, count=1000)])
 
 
 async def dispatch_order(ctx: dict[Any, Any], order_id: str) -> str:
@@ -98,6 +111,7 @@ class Dispatcher(Worker):
         self._ledger = workshop.ledger
         self._sweep_s = settings.sweep_s
         self._backlog = True
+        self._next_sweep = 0.0
 
     async def _poll_iteration(self) -> None:
         """Start what is due; wait for a slot, a wake-up or the next sweep."""
@@ -121,11 +135,15 @@ class Dispatcher(Worker):
     async def _due(self, free: int) -> list[bytes]:
         """Return ids to look at: those just announced, else those that are due.
 
-        The wake-up is only a hint. Whatever it missed costs no more than a sweep.
+        The wake-up is only a hint. Whatever it missed costs no more than a sweep, which is made on
+        time however many wake-ups there are.
         """
-        announced = [] if self._backlog else await self._ledger.announced(free, self._sweep_s)
-        if announced:
-            return [order_id.encode() for order_id in announced]
+        clock = self._ledger.clock
+        if not self._backlog and clock.monotonic() < self._next_sweep:
+            announced = await self._ledger.announced(free, self._sweep_s)
+            if announced:
+                return [order_id.encode() for order_id in announced]
+        self._next_sweep = clock.monotonic() + self._sweep_s
         due = await self._ledger.overdue(keys.QUEUE, limit=free)
         self._backlog = len(due) == free
         return [order_id.encode() for order_id in due]

@@ -10,6 +10,7 @@ comes later finds the socket and joins. The data is an append-only file, so it o
 import contextlib
 import ctypes
 import fcntl
+import hashlib
 import importlib
 import os
 import re
@@ -145,8 +146,8 @@ def _socket_in(data_dir: Path) -> Path:
     path = data_dir.resolve() / "server.sock"
     if len(str(path)) <= _SOCKET_PATH_MAX:
         return path
-    name = re.sub(r"\W+", "-", str(data_dir.resolve()))[-40:]
-    return Path(tempfile.gettempdir()) / f"ringonce{os.getuid()}{name}.sock"
+    name = hashlib.sha256(str(data_dir.resolve()).encode()).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"ringonce{os.getuid()}-{name}.sock"
 
 
 def _answering(url: str) -> None:

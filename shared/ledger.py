@@ -7,6 +7,7 @@ in `shared/keys.py`, the legal moves in `shared/lifecycle.py`.
 
 import json
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
@@ -177,6 +178,11 @@ class Ledger:
         """Return what stands under the result key, or None while there is no answer."""
         answer = await self.redis.get(keys.result(order_id))
         return None if answer is None else Result.model_validate_json(answer)
+
+    async def results(self, order_ids: Sequence[str]) -> list[Result]:
+        """Return the answers of those orders that have one."""
+        answers = await self.redis.mget([keys.result(order_id) for order_id in order_ids])
+        return [Result.model_validate_json(answer) for answer in answers if answer is not None]
 
     async def overdue(self, index: str, *, limit: int, put_off_s: float = 0) -> list[str]:
         """Return ids of `index` (a key of times) that are due, put off so that others skip them."""

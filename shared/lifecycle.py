@@ -177,8 +177,10 @@ def decide_doubt(
             reason = "the handler will not ring twice for the same key"
             return Decision(_S.RETRYABLE, "same_key_again", reason, wait_s=0)
         case CannotTell(cause):
+            can_be_asked = handler.answers_lookup or handler.honours_idempotency_key
             again = max(handler.connect_timeout_s, policy.backoff_s(tries.spent + 1, jitter))
-            return Decision(_S.IN_DOUBT, "cannot_tell", cause, wait_s=again)
+            wait_s = again if can_be_asked else None
+            return Decision(_S.IN_DOUBT, "cannot_tell", cause, wait_s=wait_s)
         case _:
             assert_never(finding)
 

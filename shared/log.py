@@ -7,10 +7,11 @@ all, and what looks like a number is struck out should anything carry it in rega
 import logging
 import re
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any, Final, Literal
 
 import structlog
+from pydantic import BaseModel
 
 PRIVATE_FIELDS: Final = frozenset(
     {
@@ -23,7 +24,7 @@ PRIVATE_FIELDS: Final = frozenset(
         "body",
     }
 )
-_NUMBER: Final = re.compile(r"\+[1-9][0-9][0-9 ().-]{5,18}[0-9]")
+_NUMBER: Final = re.compile(r"(?:\+|%2[Bb])[1-9][0-9][0-9 ().-]{5,18}[0-9]")
 _STRUCK: Final = "[number]"
 
 
@@ -66,14 +67,27 @@ def strike_out_private(
     _logger: Any, _method: str, event: MutableMapping[str, Any]
 ) -> MutableMapping[str, Any]:
     """Remove private fields, and strike out numbers in what is left. A structlog processor."""
-    return {name: _struck(value) for name, value in event.items() if name not in PRIVATE_FIELDS}
+    return _without_private(event)
+
+
+def _without_private(fields: Mapping[Any, Any]) -> dict[str, Any]:
+    return {
+        _NUMBER.sub(_STRUCK, str(name)): _struck(value)
+        for name, value in fields.items()
+        if name not in PRIVATE_FIELDS
+    }
 
 
 def _struck(value: Any) -> Any:
-    if isinstance(value, str):
-        return _NUMBER.sub(_STRUCK, value)
-    if isinstance(value, dict):
-        return {name: _struck(inner) for name, inner in value.items() if name not in PRIVATE_FIELDS}
-    if isinstance(value, list | tuple):
-        return [_struck(inner) for inner in value]
-    return value
+    match value:
+        case None | bool() | int() | float() | logging.LogRecord():
+            return value
+        case Mapping():
+            return _without_private(value)
+        case BaseModel():
+            return _without_private(dict(value))
+        case list() | tuple() | set() | frozenset():
+            return [_struck(inner) for inner in value]
+        case _:
+            # A renderer would print it later, behind the sieve.
+            return _NUMBER.sub(_STRUCK, str(value))

@@ -16,6 +16,9 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
     StringConstraints,
     ValidationError,
     model_validator,
@@ -63,7 +66,13 @@ DetailText = Annotated[str, StringConstraints(max_length=DETAIL_MAX), AfterValid
 class CallOrder(BaseModel):
     """One wish, ready to be called. Frozen; unknown fields are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        str_strip_whitespace=True,
+        allow_inf_nan=False,  # JSON has no such numbers
+        hide_input_in_errors=True,
+    )
 
     schema_version: Literal[1] = 1
     order_id: OrderId
@@ -77,7 +86,8 @@ class CallOrder(BaseModel):
     ]
     """What the voice agent is to do on the line, in words."""
     gathered_details: Annotated[
-        dict[DetailName, DetailText | int | float | bool], Field(max_length=DETAILS_MAX)
+        dict[DetailName, DetailText | StrictInt | StrictFloat | StrictBool],
+        Field(max_length=DETAILS_MAX),
     ] = {}
     """What the person told us, by name of the detail."""
     user_name: (
@@ -100,6 +110,10 @@ class CallOrder(BaseModel):
         if self.expires_at <= self.created_at:
             raise PydanticCustomError("deadline", "expires_at must be later than created_at")
         return self
+
+    def __repr_args__(self) -> list[tuple[str, str]]:
+        # Whoever prints an order by accident, in a log or an error, prints its name only.
+        return [("order_id", self.order_id)]
 
     def digest(self) -> str:
         """Return what tells this wish from another under the same id; its times do not count.

@@ -26,7 +26,7 @@ CONNECTIONS: Final = 32
 
 def ledger_client(url: str, *, patience_s: float) -> Redis:
     """Return a client for the ledger: text in, text out, patient for about `patience_s` seconds."""
-    return Redis(connection_pool=connection_pool(url, patience_s, decode_responses=True))
+    return Redis.from_pool(connection_pool(url, patience_s, decode_responses=True))
 
 
 def connection_pool(url: str, patience_s: float, **options: Any) -> BlockingConnectionPool:

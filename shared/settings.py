@@ -53,11 +53,15 @@ class Settings(BaseSettings):
         bool, Field(description="Its `GET /order/{order_id}` says what became of an order.")
     ] = False
     connect_timeout_s: Annotated[
-        Seconds, Field(description="How long connecting to the handler may take.")
+        float, Field(gt=0, le=60, description="How long connecting to the handler may take.")
     ] = 5.0
     read_timeout_s: Annotated[
-        Seconds,
-        Field(description="How long it may take to accept. Too short causes double calls."),
+        float,
+        Field(
+            gt=0,
+            le=600,
+            description="How long it may take to accept. Too short causes double calls.",
+        ),
     ] = 90.0
     quiet_period_s: Annotated[
         Seconds,

@@ -26,6 +26,7 @@ do
 end
 
 local function number(field) return tonumber(order[field] or 0) end
+local unanswered_before = number('unanswered')
 
 -- Changes are gathered and written at once: `move` does it, a script that does not move calls `save`.
 local changed = {}
@@ -91,7 +92,8 @@ local function move(to, note)
   if to == 'IN_DOUBT' and note.wait and note.wait >= 0 then
     redis.call('ZADD', KEY.doubts, whole(now + note.wait), ID)
   end
-  if from == 'IN_DOUBT' or to == 'IN_DOUBT' or number('unanswered') > 0 then mind_the_fence(to) end
+  if order.waits_for then redis.call('HDEL', KEY.record, 'waits_for') end
+  if unanswered_before > 0 or number('unanswered') > 0 then mind_the_fence(to) end
   if ENDED[to] or to == 'IN_DOUBT' then
     redis.call('SET', KEY.result, cjson.encode({order_id = ID, state = to, call_sid = order.call_sid,
                                                 rule = note.rule, reason = note.reason, at = now}))

@@ -51,8 +51,15 @@ if number('due') > now then
   return {'not_due', order.due}
 end
 
+-- Two that may both have rung do not wait for each other: the one that came first goes first.
+local function came(id) return tonumber(redis.call('ZSCORE', KEY.orders, id) or 0) end
+local function goes_first(other)
+  if number('unanswered') == 0 then return true end
+  return came(other) < came(ID) or (came(other) == came(ID) and other < ID)
+end
+
 for _, other in ipairs(redis.call('SMEMBERS', FENCE_PREFIX .. order.destination)) do
-  if other ~= ID then
+  if other ~= ID and goes_first(other) then
     put('waits_for', other)
     wait_until(now + tonumber(ARGV[5]))
     save()
@@ -65,7 +72,6 @@ put('attempt', whole(number('attempt') + 1))
 put('claim', ARGV[2])
 put('worker', ARGV[3])
 put('lease', whole(now + tonumber(ARGV[4])))
-redis.call('HDEL', KEY.record, 'waits_for')
 move('SENDING', {rule = 'claimed', reason = 'attempt ' .. order.attempt, by = ARGV[3]})
 redis.call('ZADD', KEY.leases, order.lease, ID)
 return claimed()

@@ -16,9 +16,11 @@ if order.token ~= ARGV[2] then return {'lost', order.state} end
 local late = order.state == 'IN_DOUBT' and order.rule == 'lease_ran_out'
 if order.state ~= 'SENDING' and not late then return {'lost', order.state} end
 
+-- That it does not know either is what was assumed when it was not heard of.
+if late and ARGV[3] == 'IN_DOUBT' then return {'done', order.state} end
+
 put('settled', ARGV[2])
 if late then
-  if ARGV[3] == 'IN_DOUBT' then return {'done', order.state} end
   put('unanswered', whole(number('unanswered') - 1))
   put('deaths', whole(number('deaths') - 1))
 elseif ARGV[3] == 'IN_DOUBT' then

@@ -1,0 +1,1 @@
+"""The acts and looks of a person on duty, at the terminal."""

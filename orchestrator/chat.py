@@ -1,0 +1,45 @@
+"""`ringonce chat`: talk to the agent in the terminal. Orders go to whatever workers are running."""
+
+import asyncio
+from typing import Final
+
+from rich.console import Console
+from rich.text import Text
+
+from orchestrator.workflow_manager import open_workflow_manager
+from shared import keys
+from shared.ledger import Ledger
+from shared.redis_pool import ledger_client
+from shared.settings import Settings
+
+GREETING: Final = "What should be done by phone? (an empty line ends the chat)"
+NO_WORKER: Final = "No worker is running, so orders wait: start one with `ringonce worker`."
+
+
+async def talk(settings: Settings) -> int:
+    """Converse until the person has nothing more to say; return the exit code."""
+    console = Console(highlight=False, soft_wrap=True)
+    redis = ledger_client(str(settings.redis_url), patience_s=settings.store_patience_s)
+    try:
+        async with open_workflow_manager(settings, Ledger(redis), redis) as manager:
+            if not [key async for key in redis.scan_iter(match=keys.worker("*"), count=1000)]:
+                console.print(NO_WORKER, style="yellow")
+            console.print(GREETING, style="dim")
+            thread_id = reply_to = None
+            while said := await _next_line(console):
+                if thread_id is None:
+                    turn = await manager.start(said, owner="local")
+                else:
+                    turn = await manager.continue_(thread_id, said, reply_to=reply_to)
+                thread_id, reply_to = turn.thread_id, turn.reply_to
+                console.print(Text.assemble(("ringonce ", "bold"), turn.text))
+    finally:
+        await redis.aclose()
+    return 0
+
+
+async def _next_line(console: Console) -> str:
+    try:
+        return (await asyncio.to_thread(console.input, Text("you> ", style="bold"))).strip()
+    except EOFError:
+        return ""

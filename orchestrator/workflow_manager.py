@@ -1,0 +1,227 @@
+"""Starts, continues and looks up conversations: one run per thread, every step saved at once.
+
+A message to a conversation that waits for an answer is always given as that answer. Given as new
+input it would drop what was open and keep the old order's id.
+"""
+
+import contextlib
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any, Final
+
+import aiosqlite
+import structlog
+from langchain_core.messages import HumanMessage
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.serde.types import RESUME
+from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
+from langgraph.types import Command, StateSnapshot
+from redis.asyncio import Redis
+
+from orchestrator import sentences, words
+from orchestrator.analyst import Analyst, RuleAnalyst
+from orchestrator.graph import Graph, build_graph
+from orchestrator.nodes import Context
+from orchestrator.state import Conversation, new_task
+from orchestrator.thread_lock import ThreadBusy, alone
+from orchestrator.turn import Turn, turn_from
+from shared.clock import SYSTEM_CLOCK, Clock
+from shared.desk import OrderDesk
+from shared.settings import Settings
+
+__all__ = [
+    "StaleReply",
+    "ThreadBusy",
+    "Turn",
+    "UnknownThread",
+    "WorkflowManager",
+    "open_workflow_manager",
+]
+
+CHECKPOINTS: Final = "conversations.sqlite3"
+_JUST_LOOK: Final = ""
+
+_log = structlog.get_logger(__name__)
+
+
+class UnknownThread(Exception):
+    """There is no such conversation."""
+
+    def __init__(self) -> None:
+        super().__init__("there is no conversation of this id; leave thread_id out to start one")
+
+
+class StaleReply(Exception):
+    """The answer is to something that is not open any more."""
+
+    def __init__(self) -> None:
+        super().__init__("what this answers is not open any more; look the conversation up")
+
+
+@contextlib.asynccontextmanager
+async def open_workflow_manager(
+    settings: Settings,
+    desk: OrderDesk,
+    redis: Redis,
+    *,
+    analyst: Analyst | None = None,
+    clock: Clock = SYSTEM_CLOCK,
+) -> AsyncIterator["WorkflowManager"]:
+    """Open the conversations kept in `settings.data_dir`, and close them afterwards."""
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    async with aiosqlite.connect(settings.data_dir / CHECKPOINTS) as connection:
+        await connection.execute("PRAGMA busy_timeout = 5000")
+        saver = AsyncSqliteSaver(connection)
+        await saver.setup()
+        context = Context(
+            desk=desk,
+            analyst=analyst or RuleAnalyst(settings.default_region),
+            clock=clock,
+            await_call_s=settings.await_call_s,
+            order_lifetime_s=settings.order_lifetime_s,
+        )
+        yield WorkflowManager(build_graph(saver), saver, context, redis)
+
+
+class WorkflowManager:
+    """The conversations of one deployment. Several processes may share them."""
+
+    def __init__(
+        self, graph: Graph, saver: AsyncSqliteSaver, context: Context, redis: Redis
+    ) -> None:
+        self._graph = graph
+        self._saver = saver
+        self._context = context
+        self._redis = redis
+
+    async def start(self, message: str, owner: str, user_name: str | None = None) -> Turn:
+        """Begin a conversation with a task.
+
+        Raises:
+            OrderNotAccepted, RedisError: the store is away; what was saved before is kept.
+        """
+        thread_id = f"thr_{uuid.uuid4().hex}"
+        about: Conversation = {"thread_id": thread_id, "owner": owner, "user_name": user_name}
+        async with alone(self._redis, thread_id):
+            return await self._begin(thread_id, message, about)
+
+    async def continue_(self, thread_id: str, message: str, reply_to: str | None = None) -> Turn:
+        """Give the person's next words to a conversation; `reply_to` names what they answer.
+
+        Raises:
+            UnknownThread, ThreadBusy, StaleReply: nothing was done.
+            OrderNotAccepted, RedisError: the store is away; what was saved before is kept.
+        """
+        async with alone(self._redis, thread_id):
+            snapshot, cut_off = await self._standing(thread_id)
+            if cut_off:
+                return await self._finish_step(thread_id, snapshot, message)
+            opened = snapshot.interrupts[0].id if snapshot.interrupts else None
+            if reply_to is not None and reply_to != opened:
+                raise StaleReply
+            if opened is not None:
+                return await self._run(thread_id, Command(resume={opened: message}))
+            if snapshot.values["handed_in"] and words.asks_how_it_stands(message):
+                return await self._as_it_stands_now(turn_from(snapshot, cut_off=False))
+            return await self._begin(thread_id, message)
+
+    async def look_up(self, thread_id: str) -> Turn | None:
+        """Return where a conversation stands, or None if there is none of this id.
+
+        One that waits for its call is moved on if there is an answer: looking is asking.
+        """
+        try:
+            snapshot, cut_off = await self._standing(thread_id)
+        except UnknownThread:
+            return None
+        turn = turn_from(snapshot, cut_off=cut_off)
+        if turn.kind == "report":
+            return await self._as_it_stands_now(turn)
+        if cut_off or turn.kind != "waiting" or turn.order_id is None:
+            return turn
+        if await self._context.desk.result(turn.order_id) is None:
+            return turn
+        try:
+            return await self.continue_(thread_id, _JUST_LOOK, turn.reply_to)
+        except (ThreadBusy, StaleReply):
+            return turn
+
+    async def ping(self) -> None:
+        """Return if the checkpoints can be read; raise what SQLite raises if not."""
+        await self._saver.aget_tuple(_config("ping"))
+
+    async def _begin(self, thread_id: str, message: str, about: Conversation | None = None) -> Turn:
+        task: Conversation = {**new_task(message), "messages": [HumanMessage(message)]}
+        return await self._run(thread_id, {**task, **(about or {})})
+
+    async def _finish_step(self, thread_id: str, snapshot: StateSnapshot, message: str) -> Turn:
+        """Run a step that was cut off to its end.
+
+        `message` was said before the person could know how that step ends, so it answers nothing.
+        Only a no is heard, as it can do no harm: it holds the order back, or takes it back.
+        """
+        _log.warning("conversation.cut_off", thread_id=thread_id, step=snapshot.next)
+        if not words.says_no(message):
+            return await self._run(thread_id, None)
+        confirming = {"confirm_task", "trigger_call"} & set(snapshot.next)
+        if confirming and await self._context.desk.progress(snapshot.values["order_id"]) is None:
+            config = _config(thread_id)
+            await self._graph.aupdate_state(config, {"decision": "no"}, as_node="confirm_task")
+            return await self._run(thread_id, None)
+        turn = await self._run(thread_id, None, replace(self._context, await_call_s=0.0))
+        if turn.kind != "waiting":
+            return turn
+        return await self._run(thread_id, Command(resume={turn.reply_to: message}))
+
+    async def _run(
+        self,
+        thread_id: str,
+        given: Conversation | Command[Any] | None,
+        context: Context | None = None,
+    ) -> Turn:
+        # "sync": the answer is saved before the step that acts on it begins.
+        await self._graph.ainvoke(
+            given, _config(thread_id), context=context or self._context, durability="sync"
+        )
+        snapshot, cut_off = await self._standing(thread_id)
+        turn = turn_from(snapshot, cut_off=cut_off)
+        _log.info(
+            "conversation.turn",
+            thread_id=thread_id,
+            kind=turn.kind,
+            order_id=turn.order_id,
+            call_state=turn.call_state,
+        )
+        return turn
+
+    async def _standing(self, thread_id: str) -> tuple[StateSnapshot, bool]:
+        """Return where the conversation stands, and whether its last step was cut off.
+
+        An interrupt whose answer is saved already is not open: LangGraph would show it as open,
+        drop the next answer and act on the saved one.
+
+        Raises:
+            UnknownThread: there is none; LangGraph would start one.
+        """
+        config = _config(thread_id)
+        saved = await self._saver.aget_tuple(config)
+        if saved is None:
+            raise UnknownThread
+        snapshot = await self._graph.aget_state(config)
+        answered = any(channel == RESUME for _, channel, _ in saved.pending_writes or ())
+        return snapshot, bool(snapshot.next) and (answered or not snapshot.interrupts)
+
+    async def _as_it_stands_now(self, turn: Turn) -> Turn:
+        """Return a report with what became known since: a doubt cleared, a dead order requeued."""
+        if turn.call_state is None or turn.order_id is None:
+            return turn
+        progress = await self._context.desk.progress(turn.order_id)
+        if progress is None or progress.state == turn.call_state:
+            return turn
+        now = {"call_state": str(progress.state), "call_sid": progress.call_sid}
+        return turn.model_copy(update={**now, "text": sentences.report(progress)})
+
+
+def _config(thread_id: str) -> RunnableConfig:
+    return {"configurable": {"thread_id": thread_id}}
