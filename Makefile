@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 TASK   ?=
 
-.PHONY: help demo test check lock bench clean
+.PHONY: help demo test check lock bench chaos clean
 .DEFAULT_GOAL := help
 
 help:  ## say what can be made
@@ -23,6 +23,9 @@ check: $(VENV)/.dev  ## ruff and mypy --strict
 
 bench: $(VENV)/.dev  ## measure; the last line is one JSON object
 	@$(BIN)/python -m tests.benchmarks
+
+chaos: $(VENV)/.runtime  ## break everything, count the rings; CHAOS_ARGS="--seed 7"
+	@$(BIN)/ringonce chaos $(CHAOS_ARGS)
 
 lock: pyproject.toml  ## resolve pyproject.toml into the two locks (needs uv)
 	@uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-header \

@@ -10,10 +10,13 @@ from typing import Annotated
 
 import typer
 
+from dispatcher.chaos.command import chaos
+from dispatcher.handler_check import handler
 from dispatcher.orders.command import orders
 from dispatcher.rehearsal.command import EPILOG, rehearsal
 from shared.child import ChildFailed
 from shared.embedded_server import NoStore, store
+from shared.handler_profile import BadProfile, UnknownPlaceholder
 from shared.log import configure_logging
 from shared.redis_pool import AWAY
 from shared.settings import BadSettings, Settings, read_settings
@@ -24,7 +27,9 @@ cli = typer.Typer(
     help="One confirmed order, at most one ring, and you can always find out which.",
 )
 cli.add_typer(orders, name="orders")
+cli.add_typer(handler, name="handler")
 cli.command(epilog=EPILOG)(rehearsal)
+cli.command()(chaos)
 
 
 @cli.command()
@@ -94,7 +99,7 @@ def main() -> None:
     """Run the command line; every foreseeable failure is one line and an exit code."""
     try:
         cli()
-    except BadSettings as error:
+    except (BadSettings, BadProfile, UnknownPlaceholder) as error:
         sys.exit(_told(str(error), 2))
     except (NoStore, ChildFailed) as error:
         sys.exit(_told(str(error), 3))

@@ -1,23 +1,27 @@
-"""The call handler, as we speak to it: POST /order, and one outcome for whatever happens.
+"""The call handler, as we speak to it: one request per attempt, one outcome for whatever happens.
 
 This is the only module from which HTTP goes out. A request is sent once and never by itself
 again; redirects are not followed; proxies of the environment are not used.
 """
 
 import asyncio
-import hashlib
-import json
-from typing import Any, Final, Self
+from collections.abc import Callable, Mapping
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import Final, Self
 
 import httpx
 from anyio.lowlevel import checkpoint
+from pydantic import SecretStr
 
-from dispatcher.verdict import excerpt, judge_answer, judge_exception, judge_lookup
+from dispatcher.enquiry import judge_listing, judge_lookup
+from dispatcher.order_request import Scribe, WrittenRequest
+from dispatcher.verdict import excerpt, judge_answer, judge_exception
 from dispatcher.wire import HeldBack, WireWatch
 from shared.claim import Claimed
 from shared.clock import SYSTEM_CLOCK, Clock
 from shared.finding import CannotTell, Finding
 from shared.handler_profile import HandlerProfile
+from shared.order import CallOrder
 from shared.outcome import NotSent, Outcome, Unanswered, WireEvidence
 
 ANSWER_MAX: Final = 64 * 1024
@@ -35,10 +39,20 @@ class CallHandler:
     """One call handler, over a pool of connections. Close it, or use it as a context."""
 
     def __init__(
-        self, profile: HandlerProfile, *, connections: int, clock: Clock = SYSTEM_CLOCK
+        self,
+        profile: HandlerProfile,
+        *,
+        connections: int,
+        secrets: Mapping[str, SecretStr] | None = None,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        """`connections` bounds the requests under way at once."""
+        """`connections` bounds the requests under way at once; `secrets` fill the profile's.
+
+        Raises:
+            UnknownPlaceholder: the profile names what neither an order nor `secrets` has.
+        """
         self.profile = profile
+        self._scribe = Scribe(profile, secrets or {})
         self._clock = clock
         self._client = httpx.AsyncClient(
             base_url=str(profile.url),
@@ -53,22 +67,24 @@ class CallHandler:
                 max_keepalive_connections=connections,
                 keepalive_expiry=KEEPALIVE_S,
             ),
+            # No cookie of one person's order goes with another's.
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
             follow_redirects=False,
             trust_env=False,
         )
 
     async def send(self, claimed: Claimed) -> Outcome:
-        """POST the order once, if the lease still covers it, and judge what came of it."""
+        """Send the order once, if the lease still covers it, and judge what came of it."""
+        request = self._scribe.order(claimed)
         now, limit_s = self._clock.monotonic, self.profile.attempt_limit_s
         latest_end = claimed.good_until - SETTLE_MARGIN_S
         watch = WireWatch(lambda: now() + self._least_s() < latest_end, now)
         try:
             async with asyncio.timeout(min(limit_s, max(latest_end - now(), 0))):
-                status, headers, body = await self._exchange(
-                    "POST", "/order", watch, headers=_headers(claimed), content=_body(claimed)
-                )
+                status, headers, body = await self._exchange(request, watch)
             evidence = watch.evidence(status=status, excerpt=excerpt(body))
-            return judge_answer(status, headers, body, evidence, self._clock.now())
+            answer = self.profile.answer
+            return judge_answer(status, headers, body, evidence, self._clock.now(), answer)
         except HeldBack as error:
             return NotSent(str(error), watch.evidence())
         except TimeoutError:
@@ -78,17 +94,19 @@ class CallHandler:
         except Exception as error:  # noqa: BLE001  (fail closed: judged leaf by leaf, else in doubt)
             return judge_exception(error, watch.evidence(exception=repr(error)[:200]))
 
-    async def look_up(self, order_id: str) -> tuple[Finding, WireEvidence]:
-        """Ask what became of an order: `GET /order/{order_id}`."""
-        watch = WireWatch(lambda: True, self._clock.monotonic)
-        try:
-            async with asyncio.timeout(self.profile.attempt_limit_s):
-                status, _, body = await self._exchange("GET", f"/order/{order_id}", watch)
-        except Exception as error:  # noqa: BLE001  (asking has no side effect: any failure is "not now")
-            evidence = watch.evidence(exception=repr(error)[:200])
-            return CannotTell(f"the handler could not be asked: {type(error).__name__}"), evidence
-        evidence = watch.evidence(status=status, excerpt=excerpt(body))
-        return judge_lookup(status, body), evidence
+    async def look_up(self, order: CallOrder) -> tuple[Finding, WireEvidence]:
+        """Ask what became of an order: by its id, else among the calls to its number."""
+        if lookup := self.profile.lookup:
+            return await self._ask(
+                self._scribe.question(lookup.path, order),
+                lambda status, body: judge_lookup(status, body, lookup),
+            )
+        if listing := self.profile.listing:
+            return await self._ask(
+                self._scribe.question(listing.path, order),
+                lambda status, body: judge_listing(status, body, listing, order.order_id),
+            )
+        return CannotTell("the handler cannot be asked"), WireEvidence()
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -103,11 +121,27 @@ class CallHandler:
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
+    async def _ask(
+        self, request: WrittenRequest, judge: Callable[[int, bytes], Finding]
+    ) -> tuple[Finding, WireEvidence]:
+        watch = WireWatch(lambda: True, self._clock.monotonic)
+        try:
+            async with asyncio.timeout(self.profile.attempt_limit_s):
+                status, _, body = await self._exchange(request, watch)
+        except Exception as error:  # noqa: BLE001  (asking has no side effect: any failure is "not now")
+            evidence = watch.evidence(exception=repr(error)[:200])
+            return CannotTell(f"the handler could not be asked: {type(error).__name__}"), evidence
+        return judge(status, body), watch.evidence(status=status, excerpt=excerpt(body))
+
     async def _exchange(
-        self, method: str, path: str, watch: WireWatch, **request: Any
+        self, request: WrittenRequest, watch: WireWatch
     ) -> tuple[int, httpx.Headers, bytes]:
         async with self._client.stream(
-            method, path, extensions={"trace": watch.watch}, **request
+            request.method,
+            request.path,
+            headers=request.headers,
+            content=request.content,
+            extensions={"trace": watch.watch},
         ) as response:
             body = b""
             async for chunk in response.aiter_bytes():
@@ -119,34 +153,3 @@ class CallHandler:
     def _least_s(self) -> float:
         """Less lease than this is no lease: the handler could not answer within it."""
         return self.profile.read_timeout_s
-
-
-def _headers(claimed: Claimed) -> dict[str, str]:
-    order_id = claimed.order.order_id
-    trace = hashlib.sha256(order_id.encode()).hexdigest()
-    span = hashlib.sha256(f"{order_id}/{claimed.token}".encode()).hexdigest()
-    return {
-        "content-type": "application/json",
-        # A quoted string: draft-ietf-httpapi-idempotency-key-header.
-        "idempotency-key": f'"{order_id}"',
-        "x-order-attempt": str(claimed.attempt),
-        "x-order-deadline": claimed.expires_at.isoformat().replace("+00:00", "Z"),
-        # W3C Trace Context; the trace is the order, so that it can be found from its id.
-        "traceparent": f"00-{trace[:32]}-{span[:16]}-01",
-    }
-
-
-def _body(claimed: Claimed) -> bytes:
-    order = claimed.order.model_dump(
-        mode="json",
-        include={
-            "order_id",
-            "target_phone_number",
-            "final_instructions",
-            "gathered_details",
-            "user_name",
-            "metadata",
-        },
-        exclude_none=True,
-    )
-    return json.dumps(order).encode()

@@ -12,8 +12,9 @@ import structlog
 
 from dispatcher.attempt import Workshop
 from shared import keys
-from shared.finding import CannotTell, Finding, SendAgain
+from shared.finding import CannotTell, Finding, Known, SendAgain
 from shared.lifecycle import WAITING, Tries, decide_doubt, decide_lost_lease
+from shared.order import CallOrder
 from shared.outcome import WireEvidence, wire_evidence
 from shared.redis_pool import AWAY
 from shared.register import Register
@@ -104,7 +105,23 @@ class Recoverer:
     async def _ask(self, order_id: str) -> tuple[Finding, WireEvidence]:
         profile = self.workshop.handler.profile
         if profile.answers_lookup:
-            return await self.workshop.handler.look_up(order_id)
+            register = Register(self.workshop.ledger)
+            order = await register.body(order_id)
+            if order is None:
+                return CannotTell("the record cannot be read"), WireEvidence()
+            finding, evidence = await self.workshop.handler.look_up(order)
+            if profile.lookup is None and isinstance(finding, Known):
+                finding = await _own_calls(finding, order, register)
+            return finding, evidence
         if profile.honours_idempotency_key:
             return SendAgain(), WireEvidence()
         return CannotTell("the handler cannot be asked"), WireEvidence()
+
+
+async def _own_calls(listed: Known, order: CallOrder, register: Register) -> Finding:
+    """Return which of the calls to a number can be this order's: not those that are another's."""
+    owners = await register.orders_of(listed.call_sids)
+    free = [sid for sid in listed.call_sids if owners.get(sid, order.order_id) == order.order_id]
+    if free and await register.in_doubt_beside(order):
+        return CannotTell("another order to this number is in doubt too: either may be that call")
+    return Known(tuple(free))

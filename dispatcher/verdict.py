@@ -4,17 +4,19 @@ The table of answers follows RFC 9110 (statuses, Retry-After), RFC 9457 (problem
 call handlers were seen to do. Whatever is not surely "no" or surely "yes" is unanswered.
 """
 
-import json
 from collections.abc import Mapping
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
 import httpx
+from jsonpointer import resolve_pointer
+from pydantic_core import from_json
 
-from shared.finding import CannotTell, Finding, Known, KnownRefused
+from shared.handler_profile import Answer, Predicate, Rule
 from shared.outcome import Busy, NotSent, Outcome, Placed, Refused, Unanswered, WireEvidence
 
+CONTRACT_ANSWER: Final = Answer()
 SID_MAX: Final = 128
 EXCERPT_MAX: Final = 300
 RETRY_AFTER_MAX_S: Final = 86_400
@@ -55,40 +57,74 @@ def judge_exception(error: Exception, evidence: WireEvidence) -> Outcome:
 
 
 def judge_answer(
-    status: int, headers: Mapping[str, str], body: bytes, evidence: WireEvidence, now: datetime
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    evidence: WireEvidence,
+    now: datetime,
+    answer: Answer = CONTRACT_ANSWER,
 ) -> Outcome:
-    """Return what a complete answer says. `now` turns a Retry-After date into seconds."""
-    said = _json_object(body)
-    told = "problem+json" in headers.get("content-type", "")
-    if told and (outcome := _judge_problem(status, headers, said, evidence, now)):
-        return outcome
-    retry_after_s = _retry_after_s(headers.get("retry-after"), now)
+    """Return what a complete answer says to one who knows how this handler speaks (`answer`).
+
+    The handler's own rules go first, then problem+json's members, then the general table. `now`
+    turns a Retry-After date into seconds.
+    """
+    said = as_json(body)
+    reason = _reason(said) or f"{status} from the handler"
+    sid = call_sid(said, answer.call_sid)
+    wait_s = _asked_to_wait_s(headers, said, answer, now)
+    rule = next((rule for rule in answer.rules if _fits(rule, status, said, body)), None)
+    if rule is not None:
+        return _as_ruled(rule, status, reason, wait_s, evidence)
+    if answer.trust_problem_members and "problem+json" in headers.get("content-type", ""):
+        outcome = _judge_problem(status, said, sid, reason, wait_s, evidence)
+        if outcome is not None:
+            return outcome
     if 200 <= status < 300:
-        if sid := _call_sid(said):
+        if sid:
             return Placed(sid, evidence)
         return Unanswered(f"{status} without a call_sid", evidence)
-    if status == 429 or (status == 503 and retry_after_s is not None):
-        return Busy(retry_after_s, f"{status} from the handler", evidence)
+    if status == 429 or (status == 503 and wait_s is not None):
+        return Busy(wait_s, f"{status} from the handler", evidence)
     if status == 425:
         return NotSent("425 Too Early", evidence)
     if status in {408, 409} or not 400 <= status < 500:
         # 408: it may have read all of it. 409: another request for this order may be under way.
         return Unanswered(f"{status} from the handler", evidence)
-    return Refused(status, _reason(said) or f"{status} from the handler", evidence=evidence)
+    return Refused(status, reason, evidence=evidence)
 
 
-def judge_lookup(status: int, body: bytes) -> Finding:
-    """Return what a complete answer to "what became of this order?" says."""
-    if status == 404:
-        return Known(())
-    if status != 200:
-        return CannotTell(f"{status} to a lookup")
-    said = _json_object(body)
-    if sid := _call_sid(said):
-        return Known((sid,))
-    if said.get("status") == "refused" and not said.get("call_sid"):
-        return KnownRefused(_reason(said) or "refused")
-    return CannotTell(f"the handler says {excerpt(body)[:80]!r}")
+def holds(predicate: Predicate, said: Any, body: bytes) -> bool:
+    """Say whether `predicate` holds of an answer's body."""
+    found = body.decode(errors="replace")
+    if predicate.pointer is not None:
+        found = at(said, predicate.pointer)
+        if found is None:
+            return False
+    if predicate.equals is not None and found != predicate.equals:
+        return False
+    return predicate.contains is None or predicate.contains.lower() in str(found).lower()
+
+
+def as_json(body: bytes) -> Any:
+    """Return what a body says in JSON, None if it says nothing or is nested out of reason."""
+    try:
+        return from_json(body)
+    except ValueError:
+        return None
+
+
+def at(said: Any, pointer: str) -> Any:
+    """Return what stands at a JSON pointer, None if there is nothing."""
+    return resolve_pointer(said, pointer, None) if isinstance(said, dict | list) else None
+
+
+def call_sid(said: Any, pointer: str) -> str | None:
+    """Return the call's sid if one stands there that can be one."""
+    sid = at(said, pointer)
+    if isinstance(sid, str) and 0 < len(sid) <= SID_MAX and sid.isprintable() and sid.strip():
+        return sid
+    return None
 
 
 def excerpt(body: bytes) -> str:
@@ -97,50 +133,61 @@ def excerpt(body: bytes) -> str:
     return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
+def _fits(rule: Rule, status: int, said: Any, body: bytes) -> bool:
+    if rule.status and status not in rule.status:
+        return False
+    return rule.body is None or holds(rule.body, said, body)
+
+
+def _as_ruled(
+    rule: Rule, status: int, reason: str, wait_s: float | None, evidence: WireEvidence
+) -> Outcome:
+    match rule.outcome:
+        case "refused":
+            return Refused(status, reason, evidence=evidence)
+        case "busy":
+            return Busy(wait_s, reason, evidence)
+        case "not_sent":
+            return NotSent(reason, evidence)
+        case "unanswered":
+            return Unanswered(reason, evidence)
+
+
 def _judge_problem(
     status: int,
-    headers: Mapping[str, str],
-    said: dict[str, Any],
+    said: Any,
+    sid: str | None,
+    reason: str,
+    wait_s: float | None,
     evidence: WireEvidence,
-    now: datetime,
 ) -> Outcome | None:
     """Return what `call_placed` and `retryable` say; None if the answer does not carry them."""
-    reason = _reason(said) or f"{status} from the handler"
-    match said.get("call_placed"):
+    match at(said, "/call_placed"):
         case "yes":
-            sid = _call_sid(said)
             return Placed(sid, evidence) if sid else Unanswered("placed, without a sid", evidence)
         case "unknown":
             return Unanswered(reason, evidence)
         case "no":
-            retry_after_s = _retry_after_s(headers.get("retry-after"), now)
-            if status == 429 or retry_after_s is not None:
-                return Busy(retry_after_s, reason, evidence)
-            if said.get("retryable", status >= 500) is True:
+            if status == 429 or wait_s is not None:
+                return Busy(wait_s, reason, evidence)
+            retryable = at(said, "/retryable")
+            if retryable is True or (retryable is None and status >= 500):
                 return NotSent(f"{status}: {reason}", evidence)
             return Refused(status, reason, vouched=True, evidence=evidence)
         case _:
             return None
 
 
-def _json_object(body: bytes) -> dict[str, Any]:
-    try:
-        said = json.loads(body)
-    except (ValueError, RecursionError):
-        return {}
-    return said if isinstance(said, dict) else {}
+def _asked_to_wait_s(
+    headers: Mapping[str, str], said: Any, answer: Answer, now: datetime
+) -> float | None:
+    told = None if answer.retry_after is None else at(said, answer.retry_after)
+    return _retry_after_s(headers.get("retry-after") if told is None else str(told), now)
 
 
-def _call_sid(said: dict[str, Any]) -> str | None:
-    sid = said.get("call_sid")
-    if isinstance(sid, str) and 0 < len(sid) <= SID_MAX and sid.isprintable() and sid.strip():
-        return sid
-    return None
-
-
-def _reason(said: dict[str, Any]) -> str | None:
+def _reason(said: Any) -> str | None:
     for member in ("detail", "title", "message", "error"):
-        if isinstance(text := said.get(member), str) and text:
+        if isinstance(text := at(said, f"/{member}"), str) and text:
             return excerpt(text.encode(errors="replace"))
     return None
 

@@ -49,8 +49,10 @@ async def run_worker(
     name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
     url, patience_s = str(settings.redis_url), settings.store_patience_s
     redis = ledger_client(url, patience_s=patience_s)
-    profile = settings.handler_profile
-    async with CallHandler(profile, connections=settings.max_jobs) as handler:
+    profile = settings.profile
+    async with CallHandler(
+        profile, connections=settings.max_jobs, secrets=settings.handler_secrets
+    ) as handler:
         workshop = Workshop(
             name=name,
             ledger=Ledger(redis),
@@ -118,6 +120,10 @@ class Dispatcher(Worker):
         try:
             free = self.max_jobs - len(self.tasks)
             if not self.allow_pick_jobs:
+                if not self.tasks:
+                    # arq cancels its main task once, and redis-py 5 takes that for a timeout of its
+                    # own now and then: what stays neither works nor ends.
+                    raise asyncio.CancelledError
                 await asyncio.sleep(self._sweep_s)
             elif free > 0:
                 await self.start_jobs(await self._due(free))

@@ -6,8 +6,9 @@ from typing import Final
 from rich.console import Console
 from rich.text import Text
 
-from orchestrator.workflow_manager import open_workflow_manager
+from orchestrator.workflow_manager import StaleReply, ThreadBusy, open_workflow_manager
 from shared import keys
+from shared.desk import OrderNotAccepted
 from shared.ledger import Ledger
 from shared.redis_pool import ledger_client
 from shared.settings import Settings
@@ -27,10 +28,14 @@ async def talk(settings: Settings) -> int:
             console.print(GREETING, style="dim")
             thread_id = reply_to = None
             while said := await _next_line(console):
-                if thread_id is None:
-                    turn = await manager.start(said, owner="local")
-                else:
-                    turn = await manager.continue_(thread_id, said, reply_to=reply_to)
+                try:
+                    if thread_id is None:
+                        turn = await manager.start(said, owner="local")
+                    else:
+                        turn = await manager.continue_(thread_id, said, reply_to=reply_to)
+                except (OrderNotAccepted, StaleReply, ThreadBusy) as error:
+                    console.print(str(error), style="yellow")
+                    continue
                 thread_id, reply_to = turn.thread_id, turn.reply_to
                 console.print(Text.assemble(("ringonce ", "bold"), turn.text))
     finally:

@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import importlib
 import json
-import os
 import socket
 import sys
 import tempfile
@@ -26,7 +25,7 @@ from shared.clock import SYSTEM_CLOCK
 from shared.embedded_server import store
 from shared.ledger import Ledger
 from shared.redis_pool import ledger_client
-from shared.settings import Settings
+from shared.settings import Settings, environment_with
 
 if TYPE_CHECKING:
     from orchestrator.workflow_manager import Turn, WorkflowManager
@@ -57,17 +56,19 @@ def _stack(settings: Settings, console: Console) -> Iterator[Settings]:
         )
         url = stack.enter_context(store(apart))
         handler_url = f"http://127.0.0.1:{_free_port()}"
-        told = {
-            "REDIS_URL": url,
-            "RINGONCE_CALL_HANDLER_URL": handler_url,
-            "RINGONCE_HANDLER_HONOURS_KEY": "true",
-            "RINGONCE_HANDLER_ANSWERS_LOOKUP": "true",
-            "RINGONCE_LOG_LEVEL": "WARNING",
-        }
+        env = environment_with(
+            {
+                "REDIS_URL": url,
+                "RINGONCE_CALL_HANDLER_URL": handler_url,
+                "RINGONCE_HANDLER_HONOURS_KEY": "true",
+                "RINGONCE_HANDLER_ANSWERS_LOOKUP": "true",
+                "RINGONCE_LOG_LEVEL": "WARNING",
+            }
+        )
         port = handler_url.rpartition(":")[2]
         verbs = (["rehearsal", "--host", "127.0.0.1", "--port", port], ["worker"])
         ready = [
-            stack.enter_context(child(*verb, env=os.environ | told, log=folder / f"{verb[0]}.log"))
+            stack.enter_context(child(*verb, env=env, log=folder / f"{verb[0]}.log"))
             for verb in verbs
         ]
         # Both come up while this process is still importing LangGraph.

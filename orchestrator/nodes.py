@@ -100,7 +100,9 @@ async def await_call(state: Conversation, runtime: Runtime[Context]) -> Conversa
         now |= _exchanged(text, word)
         patience_s = min(patience_s, _LATER_LOOK_S)
         if words.says_no(word):
-            became = await context.desk.cancel(order_id, by=state["owner"], why="the person did")
+            became = await context.desk.cancel(
+                order_id, by=state["owner"], why="the person took it back"
+            )
             _log.info("order.cancel_asked", order_id=order_id, became=str(became))
             now["notice"] = sentences.taken_back(became)
     await _answer(order_id, patience_s, context)

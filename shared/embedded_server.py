@@ -67,7 +67,7 @@ def embedded_server(data_dir: Path) -> Iterator[str]:
     with (data_dir / "server.lock").open("w") as lock:
         # Two that come at once take turns: the second finds the server of the first.
         fcntl.flock(lock, fcntl.LOCK_EX)
-        process = None if _pings(url) else _start(data_dir, socket)
+        process = None if _pings(url) else start_server(data_dir, socket)
     try:
         yield url
     finally:
@@ -114,7 +114,12 @@ def die_with_parent() -> Callable[[], None] | None:
     return ask
 
 
-def _start(data_dir: Path, socket: Path) -> subprocess.Popen[bytes]:
+def start_server(data_dir: Path, socket: Path) -> subprocess.Popen[bytes]:
+    """Start a server on the files in `data_dir`; return it once it answers on `socket`.
+
+    Raises:
+        NoStore: there is no server program, or it does not start.
+    """
     socket.unlink(missing_ok=True)  # a stale one, of a server that was killed
     log_path = data_dir / "server.log"
     with log_path.open("ab") as log:

@@ -10,6 +10,7 @@
 | ringonce:leases              | zset   | ids being sent by when the lease ends    | claim, settle   | recoverer             | while SENDING |
 | ringonce:doubts              | zset   | ids in doubt by when to ask              | settle, recover | recoverer             | while IN_DOUBT |
 | ringonce:fence:{destination} | set    | ids that may have rung this number       | settle, resolve | claim                 | while unanswered |
+| ringonce:call:{call_sid}     | string | the id of the order that this call is    | settle, resolve | recoverer             | kept  |
 | ringonce:wakeup              | list   | ids just become due: a hint, may be lost | submit, settle  | workers               | 10,000 at most |
 | ringonce:moves               | pubsub | {order_id, state} of every move          | every script    | whoever listens       | -     |
 | ringonce:thread:{thread_id}  | string | redis-py's lock on a conversation        | orchestrator    | orchestrator          | seconds |
@@ -32,6 +33,7 @@ STATE_PREFIX: Final = f"{PREFIX}state:"
 LEASES: Final = f"{PREFIX}leases"
 DOUBTS: Final = f"{PREFIX}doubts"
 FENCE_PREFIX: Final = f"{PREFIX}fence:"
+CALL_PREFIX: Final = f"{PREFIX}call:"
 WAKEUP: Final = f"{PREFIX}wakeup"
 MOVES: Final = f"{PREFIX}moves"
 
@@ -64,6 +66,11 @@ def state(state_name: str) -> str:
 def fence(destination: str) -> str:
     """Return the key of the fence before one destination."""
     return f"{FENCE_PREFIX}{destination}"
+
+
+def call(call_sid: str) -> str:
+    """Return the key that names the order of a call."""
+    return f"{CALL_PREFIX}{call_sid}"
 
 
 def thread(thread_id: str) -> str:

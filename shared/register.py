@@ -1,7 +1,7 @@
 """The register: looking orders up without moving any. Reads the indexes that the scripts keep."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from redis.asyncio import Redis
@@ -55,6 +55,18 @@ class Register:
         """Return every move of an order, the oldest first; empty if there is no such order."""
         lines: list[str] = await self._redis.lrange(keys.history(order_id), 0, -1)  # type: ignore[misc]
         return [_move(json.loads(line)) for line in lines]
+
+    async def orders_of(self, call_sids: Sequence[str]) -> dict[str, str]:
+        """Return {call_sid: order id} for those calls that an order is known to have made."""
+        if not call_sids:
+            return {}
+        owners = await self._redis.mget([keys.call(sid) for sid in call_sids])
+        return {sid: owner for sid, owner in zip(call_sids, owners, strict=True) if owner}
+
+    async def in_doubt_beside(self, order: CallOrder) -> set[str]:
+        """Return the other orders that may have rung the same number for the same owner."""
+        members: set[str] = await self._redis.smembers(keys.fence(order.destination()))  # type: ignore[misc]
+        return members - {order.order_id}
 
     async def body(self, order_id: str) -> CallOrder | None:
         """Return what was ordered, with the number and the instructions in it."""

@@ -5,14 +5,24 @@ address is also read from plain `REDIS_URL`, which most platforms set by themsel
 seconds. The table in the README is made from the descriptions below.
 """
 
+import os
+from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import AliasChoices, Field, HttpUrl, ValidationError, model_validator
+from pydantic import AliasChoices, Field, HttpUrl, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from shared.handler_profile import HandlerProfile
+from shared.handler_profile import HandlerProfile, Lookup, read_profile
 from shared.lifecycle import Policy
+
+_PROFILE_SETTINGS: Final = {
+    "call_handler_url": "url",
+    "handler_honours_key": "honours_idempotency_key",
+    "handler_answers_lookup": "lookup",
+}
+"""Settings that speak of a member of the profile under another name."""
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
@@ -32,7 +42,7 @@ class Settings(BaseSettings):
     redis_url: Annotated[
         str | None,
         Field(
-            validation_alias=AliasChoices("redis_url", "RINGONCE_REDIS_URL", "REDIS_URL"),
+            validation_alias=AliasChoices("RINGONCE_REDIS_URL", "REDIS_URL", "redis_url"),
             description="The store, Redis ≥ 7 or Valkey. Unset: an embedded server in `data_dir`.",
         ),
     ] = None
@@ -46,6 +56,14 @@ class Settings(BaseSettings):
     call_handler_url: Annotated[
         HttpUrl, Field(description="Your call handler; orders go to its `/order`.")
     ] = HttpUrl("http://127.0.0.1:8700")
+    handler_profile: Annotated[
+        Path | None,
+        Field(description="A TOML file that says how it speaks (docs/HANDLERS.md)."),
+    ] = None
+    handler_secrets: Annotated[
+        dict[str, SecretStr],
+        Field(description="What `{secret:NAME}` stands for: `RINGONCE_HANDLER_SECRETS__NAME`."),
+    ] = {}
     handler_honours_key: Annotated[
         bool, Field(description="It never rings twice for the same `Idempotency-Key`.")
     ] = False
@@ -118,24 +136,33 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _lease_outlasts_an_attempt(self) -> "Settings":
-        if self.lease_s is not None and self.lease_s <= self.handler_profile.attempt_limit_s:
+        if self.lease_s is not None and self.lease_s <= self.profile.attempt_limit_s:
             raise ValueError(
                 "lease_s must be longer than one attempt can take: 2 x connect_timeout_s + "
-                f"read_timeout_s, which is {self.handler_profile.attempt_limit_s:g} s"
+                f"read_timeout_s, which is {self.profile.attempt_limit_s:g} s"
             )
         return self
 
-    @property
-    def handler_profile(self) -> HandlerProfile:
-        """What the handler promises, as the dispatcher and `decide` read it."""
-        return HandlerProfile(
-            url=self.call_handler_url,
-            honours_idempotency_key=self.handler_honours_key,
-            answers_lookup=self.handler_answers_lookup,
-            connect_timeout_s=self.connect_timeout_s,
-            read_timeout_s=self.read_timeout_s,
-            quiet_period_s=self.quiet_period_s,
-        )
+    @cached_property
+    def profile(self) -> HandlerProfile:
+        """How the handler speaks and what it promises: the file's word, and over it the settings'.
+
+        Raises:
+            BadProfile: the file holds no profile.
+        """
+        said = {
+            "url": self.call_handler_url,
+            "honours_idempotency_key": self.handler_honours_key,
+            "lookup": Lookup() if self.handler_answers_lookup else None,
+            "connect_timeout_s": self.connect_timeout_s,
+            "read_timeout_s": self.read_timeout_s,
+            "quiet_period_s": self.quiet_period_s,
+        }
+        if self.handler_profile is None:
+            return HandlerProfile.model_validate(said)
+        by_hand = {_PROFILE_SETTINGS.get(name, name) for name in self.model_fields_set}
+        chosen = {name: value for name, value in said.items() if name in by_hand}
+        return read_profile(self.handler_profile).model_copy(update=chosen)
 
     @property
     def policy(self) -> Policy:
@@ -149,7 +176,12 @@ class Settings(BaseSettings):
     @property
     def attempt_lease_s(self) -> float:
         """How long a claim holds."""
-        return self.lease_s or self.handler_profile.attempt_limit_s + 10.0
+        return self.lease_s or self.profile.attempt_limit_s + 10.0
+
+
+def environment_with(told: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of a process that we start: this one's, and over it `told`."""
+    return {**os.environ, **told}
 
 
 class BadSettings(Exception):

@@ -32,7 +32,7 @@ def _words() -> str:
         f"local LEGAL = {{{legal}}}\n"
         f"local ENDED, WAITING = {_set(ENDED)}, {_set(WAITING)}\n"
         f"local STATE_PREFIX, FENCE_PREFIX = '{keys.STATE_PREFIX}', '{keys.FENCE_PREFIX}'\n"
-        f"local MOVES = '{keys.MOVES}'\n"
+        f"local CALL_PREFIX, MOVES = '{keys.CALL_PREFIX}', '{keys.MOVES}'\n"
     )
 
 

@@ -2,7 +2,7 @@
 -- function that moves it. Prepended by shared/ledger.py, with these before it:
 --   LEGAL   {FROM = {TO = true}}, from shared/lifecycle.py
 --   ENDED, WAITING   {STATE = true}
---   STATE_PREFIX, FENCE_PREFIX, MOVES   from shared/keys.py
+--   STATE_PREFIX, FENCE_PREFIX, CALL_PREFIX, MOVES   from shared/keys.py
 --
 -- KEYS  1 record  2 history  3 result  4 arq job  5 arq queue  6 wakeup  7 leases  8 doubts  9 orders
 -- ARGV  1 the order's id; the rest belongs to the script
@@ -87,7 +87,10 @@ local function move(to, note)
   put('moved', whole(now))
   put('rule', note.rule)
   put('reason', note.reason)
-  if note.call_sid and note.call_sid ~= '' then put('call_sid', note.call_sid) end
+  if note.call_sid and note.call_sid ~= '' then
+    put('call_sid', note.call_sid)
+    redis.call('SET', CALL_PREFIX .. note.call_sid, ID)
+  end
   if WAITING[to] then wait_until(now + math.max(note.wait or 0, 0)) end
   if to == 'IN_DOUBT' and note.wait and note.wait >= 0 then
     redis.call('ZADD', KEY.doubts, whole(now + note.wait), ID)

@@ -212,6 +212,7 @@ def test_no_is_understood(text):
         "yes no",
         "please",
         "it",
+        "yes " * 30,
         "yes " * 30 + "but not now",
         "cancel my subscription",
         "not yes",

@@ -90,7 +90,7 @@ def test_the_constructor_takes_what_we_pass():
 
 
 async def test_a_worker_has_the_attributes_we_use(settings: Settings, ledger: Ledger):
-    async with CallHandler(settings.handler_profile, connections=1) as handler:
+    async with CallHandler(settings.profile, connections=1) as handler:
         shop = Workshop("w-1", ledger, handler, settings.policy, settings.attempt_lease_s)
         pool = ArqRedis(connection_pool(str(settings.redis_url), 1))
         worker = Dispatcher(shop, pool, settings=settings)

@@ -67,7 +67,7 @@ class Desk:
             return None
         return Result(order_id=order_id, state=state, rule="r", reason="because")
 
-    async def cancel(self, order_id: str, *, by: str, why: str) -> Cancellation:
+    async def cancel(self, order_id: str, *, by: str, why: str) -> Cancellation:  # noqa: ARG002
         match self.states.get(order_id):
             case None:
                 return Cancellation.UNKNOWN
@@ -115,7 +115,7 @@ class Talk:
         return str(opened[0].value["text"] if opened else self.state["messages"][-1].content)
 
     @property
-    def open(self) -> str | None:
+    def open(self) -> Any:
         opened = self.state.get("__interrupt__")
         return opened[0].value["kind"] if opened else None
 

@@ -51,6 +51,7 @@ def test_every_row_says_type_content_writer_reader_and_lifetime():
         (keys.LEASES, "ringonce:leases"),
         (keys.DOUBTS, "ringonce:doubts"),
         (keys.fence("d"), "ringonce:fence:{destination}"),
+        (keys.call("CA1"), "ringonce:call:{call_sid}"),
         (keys.WAKEUP, "ringonce:wakeup"),
         (keys.MOVES, "ringonce:moves"),
         (keys.thread("t"), "ringonce:thread:{thread_id}"),
@@ -66,7 +67,7 @@ def test_each_key_is_built_as_its_row_says(built: str, row: str):
 
 def test_every_row_has_a_builder():
     builders = [keys.record, keys.history, keys.result, keys.job, keys.state, keys.fence]
-    builders += [keys.thread, keys.worker]
+    builders += [keys.thread, keys.worker, keys.call]
     built = {listed(build("x")) for build in builders}
     built |= {
         listed(value)
@@ -96,7 +97,7 @@ def test_no_script_spells_a_key():
         spelt = {
             spelling
             for spelling in re.findall(r"'([a-z]+:[^']*)'", source(name))
-            if spelling not in {keys.STATE_PREFIX, keys.FENCE_PREFIX, keys.MOVES}
+            if spelling not in {keys.STATE_PREFIX, keys.FENCE_PREFIX, keys.CALL_PREFIX, keys.MOVES}
         }
         assert not spelt, name
 

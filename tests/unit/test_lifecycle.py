@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shared.finding import CannotTell, Finding, Known, KnownRefused, SendAgain
-from shared.handler_profile import HandlerProfile
+from shared.handler_profile import HandlerProfile, Lookup
 from shared.lifecycle import (
     ENDED,
     MOVES,
@@ -41,7 +41,7 @@ policies = st.builds(
 handlers = st.builds(
     HandlerProfile,
     honours_idempotency_key=st.booleans(),
-    answers_lookup=st.booleans(),
+    lookup=st.sampled_from([None, Lookup()]),
     quiet_period_s=seconds,
 )
 bare_handlers = st.builds(HandlerProfile, quiet_period_s=seconds)
@@ -248,7 +248,7 @@ def test_a_named_call_is_placed_whatever_went_before(
 POLICY = Policy(max_attempts=3, max_deaths=2)
 BARE = HandlerProfile()
 KEYED = HandlerProfile(honours_idempotency_key=True)
-ASKED = HandlerProfile(answers_lookup=True, quiet_period_s=120)
+ASKED = HandlerProfile(lookup=Lookup(), quiet_period_s=120)
 VOUCHED = Refused(400, "no", vouched=True)
 FIRST, LAST = Tries(spent=1), Tries(spent=3)
 AFTER_UNANSWERED = Tries(spent=2, unanswered=1)

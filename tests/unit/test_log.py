@@ -1,7 +1,9 @@
 """No number, name or instruction in a log line, whoever writes it and however it got there."""
 
+import io
 import json
 import logging
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -32,13 +34,18 @@ CLAIMED = Claimed(ORDER, 1, 1, Tries(1), NOW, "worker-1", 0.0)
 
 
 @pytest.fixture(params=["json", "console"])
-def style(request: pytest.FixtureRequest) -> Iterator[str]:
+def stderr(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[io.StringIO]:
     """Log in one style, and put back afterwards what was there before."""
+    stderr = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stderr)
     root, before = logging.getLogger(), structlog.get_config()
-    handlers, level = root.handlers[:], root.level
+    level = root.level
     configure_logging("DEBUG", request.param)
-    yield request.param
-    root.handlers[:] = handlers
+    (ours,) = root.handlers
+    yield stderr
+    root.removeHandler(ours)
     root.setLevel(level)
     structlog.configure(**before)
 
@@ -76,68 +83,60 @@ LEAKS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("leak", LEAKS)
-@pytest.mark.usefixtures("style")
-def test_nothing_private_reaches_a_line_by(leak: str, capsys: pytest.CaptureFixture[str]):
+def test_nothing_private_reaches_a_line_by(leak: str, stderr: io.StringIO):
     structlog.get_logger("room").info("order.seen", order_id="ord_1", **LEAKS[leak])
-    written = capsys.readouterr().err
+    written = stderr.getvalue()
     assert "order.seen" in written
     assert "ord_1" in written
     assert not [word for word in PRIVATE if word in written], written
 
 
 @pytest.mark.parametrize("leak", LEAKS)
-@pytest.mark.usefixtures("style")
-def test_nothing_private_reaches_a_line_of_somebody_elses_by(
-    leak: str, capsys: pytest.CaptureFixture[str]
-):
+def test_nothing_private_reaches_a_line_of_somebody_elses_by(leak: str, stderr: io.StringIO):
     foreign = logging.getLogger("somebody.else")
     foreign.info("seen", extra=LEAKS[leak])
     value = next(iter(LEAKS[leak].values()))
     if not isinstance(value, dict | str) and leak not in {"deep in lists", "deep in names"}:
         foreign.info("seen %s and %r", value, value)
-    written = capsys.readouterr().err
+    written = stderr.getvalue()
     assert "seen" in written
     assert not [word for word in PRIVATE if word in written], written
 
 
-@pytest.mark.usefixtures("style")
-def test_a_number_in_a_traceback_is_struck_out(capsys: pytest.CaptureFixture[str]):
+def test_a_number_in_a_traceback_is_struck_out(stderr: io.StringIO):
     for log in (structlog.get_logger("room"), logging.getLogger("somebody.else")):
         try:
             fail(f"no route to {NUMBER}")
         except Failed:
             log.exception("attempt.broke")
-    written = capsys.readouterr().err
+    written = stderr.getvalue()
     assert written.count("Failed: no route to [number]") == 2
     assert "2025550123" not in written
 
 
-@pytest.mark.usefixtures("style")
-def test_a_traceback_about_a_bad_order_does_not_repeat_it(capsys: pytest.CaptureFixture[str]):
+def test_a_traceback_about_a_bad_order_does_not_repeat_it(stderr: io.StringIO):
     bad = ORDER.model_dump() | {"user_name": "Lovelace\x00", "gathered_details": "allergic"}
     for log in (structlog.get_logger("room"), logging.getLogger("somebody.else")):
         try:
             CallOrder.model_validate(bad)
         except ValidationError:
             log.exception("order.unreadable")
-    written = capsys.readouterr().err
+    written = stderr.getvalue()
     assert written.count("control characters") == 2
     assert not [word for word in PRIVATE if word in written], written
 
 
-@pytest.mark.usefixtures("style")
-def test_what_is_bound_to_a_task_is_sifted_too(capsys: pytest.CaptureFixture[str]):
+def test_what_is_bound_to_a_task_is_sifted_too(stderr: io.StringIO):
     with structlog.contextvars.bound_contextvars(target_phone_number=NUMBER, about=NUMBER):
         structlog.get_logger("room").info("order.seen")
         logging.getLogger("somebody.else").warning("seen")
-    written = capsys.readouterr().err
+    written = stderr.getvalue()
     assert written.count("[number]") == 2
     assert "2025550123" not in written
 
 
-@pytest.mark.parametrize("style", ["json"], indirect=True)
-@pytest.mark.usefixtures("style")
-def test_every_json_line_can_be_read_by_a_program(capsys: pytest.CaptureFixture[str]):
+@pytest.mark.parametrize("stderr", ["json"], indirect=True)
+def test_every_json_line_can_be_read_by_a_program(stderr: io.StringIO):
     log = structlog.get_logger("room")
     for fields in LEAKS.values():
         log.info("order.seen", **fields)
@@ -148,7 +147,7 @@ def test_every_json_line_can_be_read_by_a_program(capsys: pytest.CaptureFixture[
     except Failed:
         log.exception("attempt.broke")
 
-    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    lines = [json.loads(line) for line in stderr.getvalue().splitlines()]
     assert len(lines) == len(LEAKS) + 3
     assert all({"event", "level", "timestamp"} <= line.keys() for line in lines)
     placed = next(line for line in lines if line["event"] == "order.placed")
@@ -163,21 +162,19 @@ def test_every_json_line_can_be_read_by_a_program(capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.parametrize("innocent", ["CA0123456789abcdef0123456789abcdef", "2030-01-01T00:00:00Z"])
-@pytest.mark.usefixtures("style")
-def test_what_is_no_number_is_left_alone(innocent: str, capsys: pytest.CaptureFixture[str]):
+def test_what_is_no_number_is_left_alone(innocent: str, stderr: io.StringIO):
     structlog.get_logger("room").info("order.seen", about=innocent)
-    assert innocent in capsys.readouterr().err
+    assert innocent in stderr.getvalue()
 
 
-@pytest.mark.usefixtures("style")
 def test_talkative_libraries_are_heard_only_when_something_is_wrong(
-    capsys: pytest.CaptureFixture[str],
+    stderr: io.StringIO,
 ):
     logging.getLogger("arq.worker").info("order %s", NUMBER)
     logging.getLogger("httpx").info("POST http://handler")
-    assert capsys.readouterr().err == ""
+    assert stderr.getvalue() == ""
     logging.getLogger("arq.worker").warning("lost its way")
-    assert "lost its way" in capsys.readouterr().err
+    assert "lost its way" in stderr.getvalue()
 
 
 def test_the_fields_of_an_order_that_tell_of_a_person_are_private():

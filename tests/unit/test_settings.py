@@ -28,7 +28,7 @@ def test_each_setting_has_a_description_that_is_a_sentence(name: str):
 def test_without_an_environment_everything_has_a_usable_value():
     settings = read_settings()
     assert settings.redis_url is None
-    assert settings.handler_profile == HandlerProfile()
+    assert settings.profile == HandlerProfile()
     assert settings.policy == Policy()
 
 
@@ -39,8 +39,8 @@ def test_settings_come_from_the_environment_with_our_prefix(monkeypatch: pytest.
     monkeypatch.setenv("RINGONCE_HANDLER_HONOURS_KEY", "true")
     settings = read_settings()
     assert settings.max_jobs == 7
-    assert str(settings.handler_profile.url) == "http://handler.example:9000/"
-    assert settings.handler_profile.honours_idempotency_key
+    assert str(settings.profile.url) == "http://handler.example:9000/"
+    assert settings.profile.honours_idempotency_key
 
 
 def test_settings_come_from_a_file_too_and_the_environment_wins(
@@ -59,6 +59,7 @@ def test_the_store_is_also_found_under_the_name_most_platforms_set(
     assert read_settings().redis_url == "redis://platform:6379/0"
     monkeypatch.setenv("RINGONCE_REDIS_URL", "redis://ours:6379/0")
     assert read_settings().redis_url == "redis://ours:6379/0"
+    assert Settings(redis_url="redis://given:6379/0").redis_url == "redis://given:6379/0"
 
 
 @pytest.mark.parametrize(
@@ -69,7 +70,7 @@ def test_the_store_is_also_found_under_the_name_most_platforms_set(
         ("MAX_ATTEMPTS", "-1", "greater than 0"),
         ("PORT", "65536", "less than 65536"),
         ("SWEEP_S", "0", "greater than 0"),
-        ("SWEEP_S", "nan", "greater than 0"),
+        ("SWEEP_S", "nan", "less than or equal to 86400"),
         ("CONNECT_TIMEOUT_S", "61", "less than or equal to 60"),
         ("READ_TIMEOUT_S", "601", "less than or equal to 600"),
         ("ORDER_LIFETIME_S", "86401", "less than or equal to 86400"),
@@ -113,7 +114,7 @@ def test_a_lease_shorter_than_an_attempt_is_refused(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(("connect_s", "read_s"), [(5, 90), (60, 600), (0.1, 0.1)])
 def test_a_lease_that_is_not_set_outlasts_the_longest_attempt(connect_s: float, read_s: float):
     settings = Settings(connect_timeout_s=connect_s, read_timeout_s=read_s)
-    assert settings.attempt_lease_s > settings.handler_profile.attempt_limit_s
+    assert settings.attempt_lease_s > settings.profile.attempt_limit_s
 
 
 def test_whatever_the_settings_take_the_handler_profile_takes():

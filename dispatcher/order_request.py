@@ -1,0 +1,160 @@
+"""One order, written down in the dialect of one call handler: path, headers and body.
+
+In a profile, `{target_phone_number}` stands for a part of the order; `{gathered_details.when}` for
+one detail; `{secret:NAME}` for a secret of the settings; `{…|xml}` escapes for TwiML. A value that
+is one placeholder and nothing else keeps its type. What an order does not have is left out.
+"""
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import quote, urlencode
+from xml.sax.saxutils import escape
+
+from pydantic import SecretStr
+
+from shared.claim import Claimed
+from shared.handler_profile import HandlerProfile, UnknownPlaceholder
+from shared.order import CallOrder
+
+_PLACEHOLDER: Final = re.compile(r"\{([a-z_:]+(?:\.[^{}|]+|[A-Za-z0-9_]*)?)(\|xml)?\}")
+_PARTS: Final = frozenset(CallOrder.model_fields) - {"schema_version"}
+_ABSENT: Final = object()
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenRequest:
+    """What goes out."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    content: bytes
+
+
+@dataclass(frozen=True)
+class Scribe:
+    """Writes requests for one handler.
+
+    Raises:
+        UnknownPlaceholder: the profile names what neither an order nor the settings have.
+    """
+
+    profile: HandlerProfile
+    secrets: Mapping[str, SecretStr]
+
+    def order(self, claimed: Claimed) -> WrittenRequest:
+        """Return the request that places the order."""
+        wanted, parts = self.profile.order, _parts(claimed.order)
+        body: dict[str, Any] = {}
+        for pointer, template in wanted.fields.items():
+            value = self._filled(template, parts)
+            if value is not _ABSENT:
+                _put(body, pointer, value)
+        form = wanted.encoding == "form"
+        headers = {
+            "content-type": f"application/{'x-www-form-urlencoded' if form else 'json'}",
+            **_contract_headers(self.profile, claimed),
+            **self._own_headers(parts),
+        }
+        return WrittenRequest(
+            method=wanted.method,
+            path=self._path(wanted.path, parts),
+            headers=headers,
+            content=(_form(body) if form else json.dumps(body)).encode(),
+        )
+
+    def question(self, path: str, order: CallOrder) -> WrittenRequest:
+        """Return the request that asks about the order at `path`."""
+        parts = _parts(order)
+        return WrittenRequest("GET", self._path(path, parts), self._own_headers(parts), b"")
+
+    def __post_init__(self) -> None:
+        """Find out now, not in the middle of an attempt, what the profile names in vain."""
+        profile = self.profile
+        wanted = profile.order
+        paths = [wanted.path, *(part.path for part in (profile.lookup, profile.listing) if part)]
+        named = [*paths, *wanted.fields.values(), *wanted.headers.values()]
+        for template in (*named, *(wanted.basic_auth or ())):
+            self._filled(template, {part: {} for part in _PARTS})
+
+    def _own_headers(self, parts: Mapping[str, Any]) -> dict[str, str]:
+        headers = {
+            name: str(self._filled(template, parts))
+            for name, template in self.profile.order.headers.items()
+        }
+        if self.profile.order.basic_auth is not None:
+            pair = ":".join(
+                str(self._filled(half, parts)) for half in self.profile.order.basic_auth
+            )
+            headers["authorization"] = f"Basic {base64.b64encode(pair.encode()).decode()}"
+        return headers
+
+    def _path(self, template: str, parts: Mapping[str, Any]) -> str:
+        return _PLACEHOLDER.sub(
+            lambda found: quote(_text(self._part(found, parts)), safe=""), template
+        )
+
+    def _filled(self, template: Any, parts: Mapping[str, Any]) -> Any:
+        if not isinstance(template, str):
+            return template
+        if whole := _PLACEHOLDER.fullmatch(template):
+            return self._part(whole, parts)
+        return _PLACEHOLDER.sub(lambda found: _text(self._part(found, parts)), template)
+
+    def _part(self, found: re.Match[str], parts: Mapping[str, Any]) -> Any:
+        name, escaped = found.groups()
+        value = self._named(name, parts)
+        return escape(_text(value)) if escaped else value
+
+    def _named(self, name: str, parts: Mapping[str, Any]) -> Any:
+        if name.startswith("secret:"):
+            secret = self.secrets.get(name.removeprefix("secret:"))
+            if secret is None:
+                raise UnknownPlaceholder(f"no secret for {{{name}}}")
+            return secret.get_secret_value()
+        table, _, member = name.partition(".")
+        if table not in parts:
+            raise UnknownPlaceholder(f"an order has no {{{name}}}")
+        if member:
+            return parts[table].get(member, _ABSENT)
+        return _ABSENT if parts[table] is None else parts[table]
+
+
+def _parts(order: CallOrder) -> dict[str, Any]:
+    return order.model_dump(mode="json", exclude={"schema_version"})
+
+
+def _contract_headers(profile: HandlerProfile, claimed: Claimed) -> dict[str, str]:
+    order_id = claimed.order.order_id
+    trace = hashlib.sha256(order_id.encode()).hexdigest()
+    span = hashlib.sha256(f"{order_id}/{claimed.token}".encode()).hexdigest()
+    return {
+        # A quoted string: draft-ietf-httpapi-idempotency-key-header.
+        profile.key_header.lower(): f'"{order_id}"',
+        "x-order-attempt": str(claimed.attempt),
+        "x-order-deadline": claimed.expires_at.isoformat().replace("+00:00", "Z"),
+        # W3C Trace Context; the trace is the order, so that it can be found from its id.
+        "traceparent": f"00-{trace[:32]}-{span[:16]}-01",
+    }
+
+
+def _put(body: dict[str, Any], pointer: str, value: Any) -> None:
+    *parents, last = (part.replace("~1", "/").replace("~0", "~") for part in pointer.split("/")[1:])
+    for parent in parents:
+        body = body.setdefault(parent, {})
+    body[last] = value
+
+
+def _form(body: Mapping[str, Any]) -> str:
+    return urlencode({name: _text(value) for name, value in body.items()})
+
+
+def _text(value: Any) -> str:
+    if value is _ABSENT:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value)
