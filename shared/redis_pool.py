@@ -1,11 +1,15 @@
 """Connections to Redis that ride out an outage, a restart and a failover."""
 
+import asyncio
 from typing import Any, Final
 
 from redis import exceptions as redis_errors
 from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
+
+from shared.clock import SYSTEM_CLOCK
 
 _FIRST_WAIT_S: Final = 0.02
 _LONGEST_WAIT_S: Final = 0.5
@@ -31,13 +35,39 @@ def ledger_client(url: str, *, patience_s: float) -> Redis:
 
 def connection_pool(url: str, patience_s: float, **options: Any) -> BlockingConnectionPool:
     """Return a pool that makes callers wait for a connection rather than fail."""
-    return BlockingConnectionPool.from_url(
+    pool = PatientPool.from_url(
         url,
         max_connections=CONNECTIONS,
         timeout=None,
         **connection_options(patience_s),
         **options,
     )
+    pool.patience_s = patience_s
+    return pool
+
+
+class PatientPool(BlockingConnectionPool):
+    """Is patient with a store that lets one connect and then hangs up.
+
+    A proxy before a dead store does that. redis-py 5 tries again where connecting is refused and
+    where a command is cut off, but not where the first words on a new connection are.
+    """
+
+    patience_s = 0.0
+
+    async def ensure_connection(self, connection: AbstractConnection) -> None:
+        """Return once the connection is ready for a command."""
+        patient_until = SYSTEM_CLOCK.monotonic() + self.patience_s
+        while True:
+            try:
+                await super().ensure_connection(connection)
+            except AWAY:
+                await connection.disconnect()
+                if SYSTEM_CLOCK.monotonic() >= patient_until:
+                    raise
+                await asyncio.sleep(_LONGEST_WAIT_S / 5)
+            else:
+                return
 
 
 def connection_options(patience_s: float) -> dict[str, Any]:

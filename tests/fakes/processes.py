@@ -57,11 +57,11 @@ class Running:
     def signal(self, signum: signal.Signals) -> None:
         self._process.send_signal(signum)
 
-    async def logs(self, words: str) -> None:
-        """Wait until it has logged these words."""
+    async def logs(self, words: str, *, times: int = 1) -> None:
+        """Wait until it has logged these words so often."""
 
         async def logged() -> bool:
-            return words in self.log
+            return self.log.count(words) >= times
 
         await eventually(logged, within_s=20)
 

@@ -118,8 +118,12 @@ UNANSWERED: dict[str, Act] = {
     "two lengths": says(
         answer(b'{"call_sid": "CA1"}', "200 OK", "Content-Length: 3"), then=close_at_once
     ),
-    "redirects to itself": says(answer(b"", "307 Temporary Redirect", "Location: /order")),
-    "redirects with a GET": says(answer(b"", "303 See Other", "Location: /order")),
+    "redirects to itself": says(
+        answer(b"", "307 Temporary Redirect", "Location: /order"), then=says(PLACED)
+    ),
+    "redirects with a GET": says(
+        answer(b"", "303 See Other", "Location: /order"), then=says(PLACED)
+    ),
     "a body without end": say_without_end,
     "drips": drip,
     "continues for ever": says(b"HTTP/1.1 100 Continue\r\n\r\n" * 3),

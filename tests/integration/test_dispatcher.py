@@ -313,7 +313,7 @@ async def test_a_store_that_is_away_neither_kills_a_worker_nor_loses_or_repeats_
         await ledger.submit(waiting)
         gate.opened.set()
         await eventually(rang)
-        await alive.logs("store.away")
+        await alive.logs("store.away", times=10)  # every loop of it has noticed
         await proxy.accept()
         for order in (sent, waiting):
             assert is_true(await until(ledger, order, OrderState.PLACED), carrier)

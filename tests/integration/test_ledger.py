@@ -582,6 +582,18 @@ async def test_a_late_answer_is_lost_once_the_doubt_is_cleared(
     assert await everything(redis) == before
 
 
+async def test_a_late_answer_is_lost_once_somebody_took_the_order_back(
+    ledger: Ledger, redis: Redis, make_order: MakeOrder
+):
+    order_id = await submitted(ledger, make_order())
+    token = await lose_lease(ledger, order_id)
+    assert await reconcile(ledger, order_id, token, SAME_KEY) is Act.DONE
+    assert await ledger.cancel(order_id, by="ada", why="no appetite") is Cancellation.IN_DOUBT
+    before = await everything(redis)
+    assert await settle(ledger, order_id, token, AGAIN) is Act.LOST
+    assert await everything(redis) == before
+
+
 async def test_history_has_every_move_with_who_why_and_the_evidence(
     ledger: Ledger, register: Register, make_order: MakeOrder
 ):

@@ -40,6 +40,9 @@ LOST: dict[float | None, Decision] = {
 }
 OVERDUE = Decision(S.IN_DOUBT, "overdue_after_unanswered", "too late")
 
+UNANSWERED = Decision(S.IN_DOUBT, "unanswered", "no answer", wait_s=0)
+SAME_KEY = Decision(S.RETRYABLE, "same_key_again", "it will not ring twice", wait_s=0)
+
 waits = st.sampled_from([None, 0, LONG_S])
 decisions = st.one_of(
     st.builds(
@@ -150,12 +153,22 @@ class LedgerMachine(RuleBasedStateMachine):
         self.ask_for(order_id, None, again=False)
         self.answer(order_id, 0, decision)
 
+    @rule(data=st.data(), more=st.booleans())
+    def go_unanswered_and_be_sent_again(self, data: st.DataObject, more: bool) -> None:
+        order_ids = {self.pick(data, *WAITING) for _ in range(1 + more)}
+        for order_id in sorted(order_ids):
+            self.ask_for(order_id, None, again=False)
+        for order_id in sorted(order_ids):
+            self.answer(order_id, 0, UNANSWERED)
+            self.find_out(order_id, 0, SAME_KEY)
+
     @rule(data=st.data())
-    def attempt_unanswered_and_sent_again(self, data: st.DataObject) -> None:
+    def die_and_be_sent_again(self, data: st.DataObject) -> None:
         order_id = self.pick(data, *WAITING)
         self.ask_for(order_id, None, again=False)
-        self.answer(order_id, 0, Decision(S.IN_DOUBT, "unanswered", "no answer", wait_s=0))
-        self.find_out(order_id, 0, Decision(S.RETRYABLE, "same_key_again", "asked", wait_s=0))
+        self.let_pass(order_id, "lease")
+        self.ask_for(order_id, None, again=False)
+        self.find_out(order_id, 0, SAME_KEY)
 
     def ask_for(self, order_id: str, wait_s: float | None, *, again: bool) -> None:
         before = self.model.orders.get(order_id)
@@ -262,7 +275,9 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(data=st.data(), what=st.sampled_from(["lease", "lease", "deadline", "wait"]))
     def time_passes(self, data: st.DataObject, what: Literal["lease", "deadline", "wait"]) -> None:
         likely = {S.SENDING} if what == "lease" else WAITING
-        order_id = self.pick(data, *likely)
+        self.let_pass(self.pick(data, *likely), what)
+
+    def let_pass(self, order_id: str, what: Literal["lease", "deadline", "wait"]) -> None:
         order = self.model.orders.get(order_id)
         if order is None or order.state in ENDED:
             return

@@ -158,6 +158,23 @@ async def test_an_order_whose_lease_still_lasts_is_left_alone(
         assert (await here.progress(order)).state is OrderState.SENDING
 
 
+@pytest.mark.parametrize("promised", PROMISED)
+async def test_a_job_that_finds_its_order_under_a_lease_that_ran_out_sends_nothing(
+    promised: str, scene: SetScene, make_order: MakeOrder
+):
+    async with scene(promised) as here:
+        order = await here.taken(make_order())
+        await here.die_holding(order)
+
+        async def looked_at() -> str | None:
+            word: str = await here.shop.attempt(order.order_id)
+            return None if word == "held" else word
+
+        assert await eventually(looked_at) == "in_doubt"
+        assert (await here.progress(order)).state is OrderState.IN_DOUBT
+        assert here.carrier.count()["total"] == 0
+
+
 async def test_a_worker_that_comes_back_from_the_dead_with_the_answer_is_believed(
     scene: SetScene, make_order: MakeOrder
 ):
@@ -322,6 +339,23 @@ async def test_an_order_in_doubt_about_a_bare_handler_waits_for_a_person(
         assert await here.shop.attempt(order.order_id) == "ended"
         assert (await here.progress(order)).state is OrderState.IN_DOUBT
         assert here.carrier.rings(order.order_id) == rings
+
+
+async def test_a_doubt_from_when_the_handler_promised_more_is_not_sent_again(
+    scene: SetScene, make_order: MakeOrder, redis: Redis
+):
+    async with scene("bare") as here:
+        order = await here.taken(make_order(target_phone_number=NUMBER_OF["reset-after"]))
+        assert await here.shop.attempt(order.order_id) == "in_doubt"
+        await redis.zadd(keys.DOUBTS, {order.order_id: 0})
+
+        async def asked() -> bool:
+            await here.recoverer.look()
+            return "cannot be asked" in str((await here.progress(order)).reason)
+
+        await eventually(asked)
+        assert (await here.progress(order)).state is OrderState.IN_DOUBT
+        assert here.carrier.rings(order.order_id) == 1
 
 
 async def test_another_order_to_the_same_number_waits_until_a_person_has_cleared_the_doubt(
