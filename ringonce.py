@@ -6,9 +6,11 @@ LangGraph. Exit codes: 0 done; 1 not done, and the answer says why; 2 bad input;
 
 import asyncio
 import sys
+from importlib.metadata import version
 from typing import Annotated
 
 import typer
+from redis.exceptions import RedisError
 
 from dispatcher.chaos.command import chaos
 from dispatcher.handler_check import handler
@@ -17,19 +19,35 @@ from dispatcher.rehearsal.command import EPILOG, rehearsal
 from shared.child import ChildFailed
 from shared.embedded_server import NoStore, store
 from shared.handler_profile import BadProfile, UnknownPlaceholder
+from shared.listening import CannotListen, listen
 from shared.log import configure_logging
-from shared.redis_pool import AWAY
 from shared.settings import BadSettings, Settings, read_settings
 
 cli = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="One confirmed order, at most one ring, and you can always find out which.",
 )
 cli.add_typer(orders, name="orders")
 cli.add_typer(handler, name="handler")
 cli.command(epilog=EPILOG)(rehearsal)
 cli.command()(chaos)
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        print(f"ringonce {version('ringonce')}")
+        raise typer.Exit
+
+
+@cli.callback()
+def _ringonce(
+    *,
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=_say_version, is_eager=True, help="Say it and exit."),
+    ] = False,
+) -> None:
+    """One confirmed order, at most one ring, and you can always find out which."""
 
 
 @cli.command()
@@ -49,7 +67,8 @@ def chat() -> None:
     """Talk to the agent in the terminal."""
     from orchestrator.chat import talk
 
-    settings = _settings()
+    settings = read_settings()
+    configure_logging("WARNING", settings.log_format)  # the conversation is on this screen
     with store(settings) as url:
         raise typer.Exit(asyncio.run(talk(settings.model_copy(update={"redis_url": url}))))
 
@@ -64,7 +83,10 @@ def serve() -> None:
     settings = _settings()
     with store(settings) as url:
         app = create_app(settings.model_copy(update={"redis_url": url}))
-        uvicorn.run(app, host=settings.host, port=settings.port, log_config=None, access_log=False)
+        listening = listen(settings.host, settings.port, remedy="RINGONCE_PORT")
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
+        print(f"orchestrator http://{settings.host}:{settings.port}", flush=True)
+        server.run(sockets=[listening])
 
 
 @cli.command()
@@ -99,12 +121,16 @@ def main() -> None:
     """Run the command line; every foreseeable failure is one line and an exit code."""
     try:
         cli()
-    except (BadSettings, BadProfile, UnknownPlaceholder) as error:
+    except (BadSettings, BadProfile, UnknownPlaceholder, CannotListen) as error:
         sys.exit(_told(str(error), 2))
     except (NoStore, ChildFailed) as error:
         sys.exit(_told(str(error), 3))
-    except AWAY as error:
+    except RedisError as error:
         sys.exit(_told(f"the store went away and did not come back: {error}", 3))
+    except OSError as error:
+        sys.exit(_told(f"{error.filename or 'ringonce'}: {error.strerror or error}", 1))
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def _told(message: str, code: int) -> int:

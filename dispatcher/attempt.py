@@ -1,18 +1,19 @@
 """One attempt, read as a pipe: claim, send, decide, settle."""
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random, SystemRandom
 from typing import Final
 
 import structlog
+from redis.exceptions import RedisError
 
 from dispatcher.call_handler import CallHandler
 from shared.claim import Claimed, NotClaimed, Unreadable
 from shared.ledger import Act, Ledger
 from shared.lifecycle import Decision, Policy, Tries, decide, decide_lost_lease, decide_overdue
 from shared.outcome import NotSent, Outcome, as_evidence
-from shared.redis_pool import AWAY
+from shared.redis_pool import passes
 
 SETTLE_AGAIN_S: Final = 0.5
 
@@ -48,10 +49,13 @@ class Workshop:
             lease_s=self.lease_s,
             lost=decide_lost_lease(self.policy, self.handler.profile),
             overdue=decide_overdue(self.handler.profile),
+            handler=self.handler.profile.identity,
         )
         if isinstance(answer, Unreadable):
             outcome = NotSent(answer.why)
-            decision = self.decide(outcome, Tries(spent=self.policy.max_attempts))
+            # Reading it again brings nothing else: no attempt is left.
+            tries = replace(answer.tries, spent=self.policy.max_attempts)
+            decision = self.decide(outcome, tries)
             await self.settle(order_id, answer.token, decision, outcome)
             return NotClaimed("unreadable", answer.why)
         return answer
@@ -73,7 +77,9 @@ class Workshop:
                 act = await self.ledger.settle(
                     order_id, token, decision, evidence=evidence, by=self.name
                 )
-            except AWAY as error:
+            except (RedisError, OSError) as error:
+                if not passes(error):
+                    raise
                 # What we know is known to nobody else: it is kept until the store is back.
                 log.warning("store.away", order_id=order_id, error=str(error))
                 await asyncio.sleep(SETTLE_AGAIN_S)

@@ -78,7 +78,11 @@ class CallHandler:
         request = self._scribe.order(claimed)
         now, limit_s = self._clock.monotonic, self.profile.attempt_limit_s
         latest_end = claimed.good_until - SETTLE_MARGIN_S
-        watch = WireWatch(lambda: now() + self._least_s() < latest_end, now)
+        watch = WireWatch(
+            may_send=lambda: now() + self._least_s() < latest_end,
+            may_finish=lambda: now() < latest_end,
+            clock=now,
+        )
         try:
             async with asyncio.timeout(min(limit_s, max(latest_end - now(), 0))):
                 status, headers, body = await self._exchange(request, watch)
@@ -86,11 +90,10 @@ class CallHandler:
             answer = self.profile.answer
             return judge_answer(status, headers, body, evidence, self._clock.now(), answer)
         except HeldBack as error:
-            return NotSent(str(error), watch.evidence())
+            return _unanswered_if_left(str(error), watch.evidence())
         except TimeoutError:
             evidence = watch.evidence(exception="TimeoutError")
-            cause = "no answer while the lease lasted"
-            return Unanswered(cause, evidence) if watch.request_left else NotSent(cause, evidence)
+            return _unanswered_if_left("no answer while the lease lasted", evidence)
         except Exception as error:  # noqa: BLE001  (fail closed: judged leaf by leaf, else in doubt)
             return judge_exception(error, watch.evidence(exception=repr(error)[:200]))
 
@@ -124,7 +127,7 @@ class CallHandler:
     async def _ask(
         self, request: WrittenRequest, judge: Callable[[int, bytes], Finding]
     ) -> tuple[Finding, WireEvidence]:
-        watch = WireWatch(lambda: True, self._clock.monotonic)
+        watch = WireWatch(lambda: True, lambda: True, self._clock.monotonic)
         try:
             async with asyncio.timeout(self.profile.attempt_limit_s):
                 status, _, body = await self._exchange(request, watch)
@@ -153,3 +156,7 @@ class CallHandler:
     def _least_s(self) -> float:
         """Less lease than this is no lease: the handler could not answer within it."""
         return self.profile.read_timeout_s
+
+
+def _unanswered_if_left(cause: str, evidence: WireEvidence) -> Outcome:
+    return Unanswered(cause, evidence) if evidence.request_left else NotSent(cause, evidence)

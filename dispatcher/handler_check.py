@@ -80,9 +80,10 @@ def check(
     """
     settings = read_settings()
     profile = _profile(what)
-    request = Scribe(profile, settings.handler_secrets).order(_sample_claim())
-    found = asyncio.run(_asked(profile, settings.handler_secrets))
-    troubles = [*_contradictions(profile, found), *_warnings(profile)]
+    secrets = _StandIns(settings.handler_secrets)
+    request = Scribe(profile, secrets).order(_sample_claim())
+    found = asyncio.run(_asked(profile, secrets))
+    troubles = [*_contradictions(profile, found), *_warnings(profile), *secrets.missing()]
     if as_json:
         print(json.dumps(_as_json(profile, request, found, troubles)))
     else:
@@ -109,6 +110,24 @@ def judged(profile: HandlerProfile) -> list[tuple[str, Outcome, str]]:
     return rows
 
 
+class _StandIns(dict[str, SecretStr]):
+    """Secrets to look at a profile with: one that is not set shows its own name."""
+
+    def __init__(self, given: Mapping[str, SecretStr]) -> None:
+        super().__init__(given)
+        self._missed: set[str] = set()
+
+    def get(self, name: str, default: object = None) -> SecretStr:  # noqa: ARG002  (dict's signature)
+        if name not in self:
+            self._missed.add(name)
+            return SecretStr(f"<{name}>")
+        return self[name]
+
+    def missing(self) -> list[str]:
+        """Return what to set before a worker is started."""
+        return [f"set RINGONCE_HANDLER_SECRETS__{name.upper()}" for name in sorted(self._missed)]
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
     """What the handler said when it was asked about an order that nobody sent."""
@@ -118,10 +137,10 @@ class Found:
 
 
 async def _asked(profile: HandlerProfile, secrets: Mapping[str, SecretStr]) -> Found:
-    patient = {"read_timeout_s": min(profile.read_timeout_s, 10.0)}
-    if not profile.answers_lookup:
-        patient["lookup"] = Lookup()  # type: ignore[assignment]  # asked only to see it answer
-    asked = profile.model_copy(update=patient)
+    read_s = min(profile.read_timeout_s, 10.0)
+    # Also one that promises no lookup is asked, only to see it answer.
+    lookup = profile.lookup if profile.answers_lookup else Lookup()
+    asked = profile.model_copy(update={"read_timeout_s": read_s, "lookup": lookup})
     async with CallHandler(asked, connections=1, secrets=secrets) as handler_:
         return Found(*await handler_.look_up(_sample_claim().order))
 

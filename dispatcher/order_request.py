@@ -1,8 +1,9 @@
 """One order, written down in the dialect of one call handler: path, headers and body.
 
 In a profile, `{target_phone_number}` stands for a part of the order; `{gathered_details.when}` for
-one detail; `{secret:NAME}` for a secret of the settings; `{…|xml}` escapes for TwiML. A value that
-is one placeholder and nothing else keeps its type. What an order does not have is left out.
+one detail; `{since}` for a while before it was made; `{secret:NAME}` for a secret of the settings;
+`{…|xml}` escapes for TwiML. A value that is one placeholder and nothing else keeps its type. What
+an order does not have is left out.
 """
 
 import base64
@@ -11,6 +12,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, timedelta
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 from xml.sax.saxutils import escape
@@ -22,7 +24,9 @@ from shared.handler_profile import HandlerProfile, UnknownPlaceholder
 from shared.order import CallOrder
 
 _PLACEHOLDER: Final = re.compile(r"\{([a-z_:]+(?:\.[^{}|]+|[A-Za-z0-9_]*)?)(\|xml)?\}")
-_PARTS: Final = frozenset(CallOrder.model_fields) - {"schema_version"}
+_PARTS: Final = frozenset(CallOrder.model_fields) - {"schema_version"} | {"since"}
+_TABLES: Final = frozenset({"gathered_details", "metadata"})
+_CLOCKS_MAY_DIFFER: Final = timedelta(minutes=15)
 _ABSENT: Final = object()
 
 
@@ -84,8 +88,9 @@ class Scribe:
 
     def _own_headers(self, parts: Mapping[str, Any]) -> dict[str, str]:
         headers = {
-            name: str(self._filled(template, parts))
+            name: _one_line(value)
             for name, template in self.profile.order.headers.items()
+            if (value := self._filled(template, parts)) is not _ABSENT
         }
         if self.profile.order.basic_auth is not None:
             pair = ":".join(
@@ -115,18 +120,25 @@ class Scribe:
         if name.startswith("secret:"):
             secret = self.secrets.get(name.removeprefix("secret:"))
             if secret is None:
-                raise UnknownPlaceholder(f"no secret for {{{name}}}")
+                variable = f"RINGONCE_HANDLER_SECRETS__{name.removeprefix('secret:').upper()}"
+                raise UnknownPlaceholder(f"no secret for {{{name}}}: set {variable}")
             return secret.get_secret_value()
         table, _, member = name.partition(".")
         if table not in parts:
             raise UnknownPlaceholder(f"an order has no {{{name}}}")
+        if member and table not in _TABLES:
+            raise UnknownPlaceholder(f"{{{table}}} has no parts to name, as in {{{name}}}")
         if member:
             return parts[table].get(member, _ABSENT)
         return _ABSENT if parts[table] is None else parts[table]
 
 
 def _parts(order: CallOrder) -> dict[str, Any]:
-    return order.model_dump(mode="json", exclude={"schema_version"})
+    # A call that seems to be older than the order by the handler's clock may still be this one's.
+    since = (order.created_at - _CLOCKS_MAY_DIFFER).astimezone(UTC).isoformat(timespec="seconds")
+    return order.model_dump(mode="json", exclude={"schema_version"}) | {
+        "since": since.replace("+00:00", "Z")
+    }
 
 
 def _contract_headers(profile: HandlerProfile, claimed: Claimed) -> dict[str, str]:
@@ -141,6 +153,11 @@ def _contract_headers(profile: HandlerProfile, claimed: Claimed) -> dict[str, st
         # W3C Trace Context; the trace is the order, so that it can be found from its id.
         "traceparent": f"00-{trace[:32]}-{span[:16]}-01",
     }
+
+
+def _one_line(value: Any) -> str:
+    """Return a header's value: what a person said may hold line ends, and more."""
+    return " ".join(_text(value).split()).encode("ascii", "replace").decode()
 
 
 def _put(body: dict[str, Any], pointer: str, value: Any) -> None:

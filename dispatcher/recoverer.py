@@ -35,12 +35,13 @@ class Recoverer:
     async def run(self) -> None:
         """Look every `every_s` seconds until cancelled; nothing that fails stops it."""
         while True:
-            try:
-                await self.look()
-            except AWAY as error:
-                log.warning("store.away", error=str(error))
-            except Exception:
-                log.exception("recoverer.broke")
+            for step in (self.recover_leases, self.clear_doubts, self.restore_jobs):
+                try:
+                    await step()
+                except AWAY as error:
+                    log.warning("store.away", error=str(error))
+                except Exception:
+                    log.exception("recoverer.broke")
             await asyncio.sleep(self.every_s)
 
     async def look(self) -> None:
@@ -59,9 +60,17 @@ class Recoverer:
 
     async def clear_doubts(self) -> None:
         """Ask about each doubt whose time has come, a few at once."""
-        ledger, patience_s = self.workshop.ledger, self.workshop.handler.profile.attempt_limit_s
+        profile = self.workshop.handler.profile
+        if not profile.answers_lookup and not profile.honours_idempotency_key:
+            return  # left for a worker that can ask
+        ledger, patience_s = self.workshop.ledger, profile.attempt_limit_s
         due = await ledger.overdue(keys.DOUBTS, limit=ASKED_AT_ONCE, put_off_s=patience_s)
-        await asyncio.gather(*(self.clear_doubt(order_id) for order_id in due))
+        cleared = await asyncio.gather(
+            *(self.clear_doubt(order_id) for order_id in due), return_exceptions=True
+        )
+        for failed in cleared:
+            if isinstance(failed, BaseException):
+                log.warning("doubt.not_cleared", error=f"{type(failed).__name__}: {failed}"[:200])
 
     async def clear_doubt(self, order_id: str) -> None:
         """Ask about one order, and write what it came to, unless it has moved on meanwhile."""
@@ -69,7 +78,11 @@ class Recoverer:
         known = await shop.ledger.progress(order_id)
         if known is None:
             return
-        finding, evidence = await self._ask(order_id)
+        if known.handler not in (None, shop.handler.profile.identity):
+            finding: Finding = CannotTell("it was sent to another handler than this worker's")
+            evidence = WireEvidence()
+        else:
+            finding, evidence = await self._ask(order_id)
         decision = decide_doubt(
             finding,
             Tries(spent=known.spent, unanswered=known.unanswered, deaths=known.deaths),
@@ -87,17 +100,13 @@ class Recoverer:
         log.info("order.reconciled", order_id=order_id, rule=decision.rule, to=decision.to, act=act)
 
     async def restore_jobs(self) -> None:
-        """Put waiting orders back into arq's queue if any fell out of it.
-
-        A queue as long as there are waiting orders has lost none, which costs three commands to
-        see; strangers in the queue are thrown out by `claim`, so they cannot hide a loss for long.
-        """
+        """Put waiting orders back into arq's queue if any fell out of it."""
         ledger = self.workshop.ledger
         register = Register(ledger)
         counts = await register.counts()
-        if await register.queued_jobs() >= sum(counts[state] for state in WAITING):
-            return
         for state in WAITING:
+            if await register.queued(state) >= counts[state]:
+                continue
             async for order_id in register.ids(state):
                 if await ledger.restore_job(order_id):
                     log.warning("order.job_restored", order_id=order_id)
@@ -120,8 +129,9 @@ class Recoverer:
 
 async def _own_calls(listed: Known, order: CallOrder, register: Register) -> Finding:
     """Return which of the calls to a number can be this order's: not those that are another's."""
+    beside = await register.unsettled_beside(order)
     owners = await register.orders_of(listed.call_sids)
     free = [sid for sid in listed.call_sids if owners.get(sid, order.order_id) == order.order_id]
-    if free and await register.in_doubt_beside(order):
-        return CannotTell("another order to this number is in doubt too: either may be that call")
+    if free and beside:
+        return CannotTell("another order to this number is open too: either may be that call")
     return Known(tuple(free))

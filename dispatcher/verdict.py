@@ -76,7 +76,8 @@ def judge_answer(
     rule = next((rule for rule in answer.rules if _fits(rule, status, said, body)), None)
     if rule is not None:
         return _as_ruled(rule, status, reason, wait_s, evidence)
-    if answer.trust_problem_members and "problem+json" in headers.get("content-type", ""):
+    told = "problem+json" in headers.get("content-type", "").lower()
+    if told and answer.trust_problem_members:
         outcome = _judge_problem(status, said, sid, reason, wait_s, evidence)
         if outcome is not None:
             return outcome
@@ -84,6 +85,8 @@ def judge_answer(
         if sid:
             return Placed(sid, evidence)
         return Unanswered(f"{status} without a call_sid", evidence)
+    if sid:
+        return Unanswered(f"{status}, but it names a call", evidence)
     if status == 429 or (status == 503 and wait_s is not None):
         return Busy(wait_s, f"{status} from the handler", evidence)
     if status == 425:
@@ -167,6 +170,8 @@ def _judge_problem(
             return Placed(sid, evidence) if sid else Unanswered("placed, without a sid", evidence)
         case "unknown":
             return Unanswered(reason, evidence)
+        case "no" if sid is not None or 200 <= status < 300:
+            return Unanswered("it says that no call was placed, and acts otherwise", evidence)
         case "no":
             if status == 429 or wait_s is not None:
                 return Busy(wait_s, reason, evidence)
@@ -174,8 +179,10 @@ def _judge_problem(
             if retryable is True or (retryable is None and status >= 500):
                 return NotSent(f"{status}: {reason}", evidence)
             return Refused(status, reason, vouched=True, evidence=evidence)
-        case _:
+        case None:
             return None
+        case _:
+            return Unanswered("call_placed is neither yes, no nor unknown", evidence)
 
 
 def _asked_to_wait_s(

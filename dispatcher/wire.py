@@ -12,6 +12,7 @@ from shared.outcome import WireEvidence
 
 _CONNECTED = "connect_tcp.complete"
 _LEAVING = "send_request_headers.started"
+_BODY_LEAVING = "send_request_body.started"
 _ANSWERED = "receive_response_headers.complete"
 
 
@@ -22,9 +23,19 @@ class HeldBack(Exception):
 class WireWatch:
     """Watches one request. Pass `watch` as httpx's `trace` extension."""
 
-    def __init__(self, may_send: Callable[[], bool], clock: Callable[[], float]) -> None:
-        """`may_send` is asked right before the first byte; `clock` counts monotonic seconds."""
+    def __init__(
+        self,
+        may_send: Callable[[], bool],
+        may_finish: Callable[[], bool],
+        clock: Callable[[], float],
+    ) -> None:
+        """Watch one request.
+
+        `may_send` is asked right before the first byte and `may_finish` right before the body;
+        `clock` counts monotonic seconds.
+        """
         self._may_send = may_send
+        self._may_finish = may_finish
         self._clock = clock
         self._began = clock()
         self._connected = False
@@ -41,6 +52,10 @@ class WireWatch:
             if not self._may_send():
                 raise HeldBack("the lease was about to run out")
             self._connected = self.request_left = True
+        elif event.endswith(_BODY_LEAVING):
+            # The head alone asks for nothing; who slept in between must not finish it.
+            if not self._may_finish():
+                raise HeldBack("the lease ran out while it was being sent")
         elif event.endswith(_CONNECTED):
             self._connected = True
         elif event.endswith(_ANSWERED):

@@ -1,6 +1,6 @@
 """The arq worker: an envelope says "look at order X", and X is looked at. The rest is the ledger's.
 
-`Dispatcher` replaces three of arq 0.28's methods, because arq's own ways ring twice or come late:
+`Dispatcher` replaces these of arq 0.28's methods, because arq's own ways ring twice or come late:
 
 - `_poll_iteration`: waits to be woken instead of polling, and rides out a store that is away (arq
   lets the worker die);
@@ -17,6 +17,7 @@ import contextlib
 import math
 import os
 import secrets
+import signal
 import socket
 from collections.abc import Callable
 from functools import partial
@@ -25,6 +26,7 @@ from typing import Any, Final
 import structlog
 from arq import ArqRedis, Worker, func
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from dispatcher.attempt import Workshop
 from dispatcher.call_handler import CallHandler
@@ -35,6 +37,10 @@ from shared.redis_pool import AWAY, connection_pool, ledger_client
 from shared.settings import Settings
 
 SIGN_OF_LIFE_S: Final = 5.0
+LONGEST_BLOCK_S: Final = 2.0
+"""No command blocks longer: a connection that says nothing for 5 s is given up."""
+PUT_OFF_S: Final = 30.0
+"""An order that breaks the attempt itself is not looked at again before, so that others are."""
 
 log = structlog.get_logger(__name__)
 
@@ -111,7 +117,7 @@ class Dispatcher(Worker):
             ctx={"workshop": workshop},
         )
         self._ledger = workshop.ledger
-        self._sweep_s = settings.sweep_s
+        self._sweep_s = min(settings.sweep_s, LONGEST_BLOCK_S)
         self._backlog = True
         self._next_sweep = 0.0
 
@@ -134,7 +140,8 @@ class Dispatcher(Worker):
                     return_when=asyncio.FIRST_COMPLETED,
                 )
             await self.heart_beat()
-        except AWAY as error:
+        except (RedisError, OSError) as error:
+            # Full, or a replica since a moment ago: whatever it says, it is no reason to end.
             log.warning("store.away", error=str(error))
             await asyncio.sleep(self._sweep_s)
 
@@ -178,8 +185,21 @@ class Dispatcher(Worker):
             except Exception:
                 self.jobs_failed += 1
                 log.exception("attempt.broke")
+                with contextlib.suppress(RedisError, OSError):
+                    await self._ledger.put_off(job_id, PUT_OFF_S)
+
+    def handle_sig_wait_for_completion(self, signum: signal.Signals) -> None:
+        """Say what is still under way before arq waits for it: it should not be killed now."""
+        if self.tasks:
+            log.warning(
+                "worker.finishing",
+                under_way=len(self.tasks),
+                at_most_s=self._job_completion_wait,
+                advice="an order whose worker is killed now is in doubt",
+            )
+        super().handle_sig_wait_for_completion(signum)
 
     async def close(self) -> None:
         """End the connections; what is still under way has been cancelled by arq."""
-        with contextlib.suppress(asyncio.CancelledError, *AWAY):
+        with contextlib.suppress(asyncio.CancelledError, RedisError, OSError):
             await super().close()

@@ -53,8 +53,9 @@ def create_app(settings: Settings) -> FastAPI:
     @contextlib.asynccontextmanager
     async def open_rooms(app: FastAPI) -> AsyncIterator[None]:
         redis = ledger_client(url, patience_s=settings.store_patience_s)
-        ledger = Ledger(redis)
+        ledger = Ledger(redis, durability=settings.submit_durability)
         try:
+            await ledger.check_durability()
             async with open_workflow_manager(settings, ledger, redis) as manager:
                 app.state.desks = Desks(redis, ledger, manager)
                 yield

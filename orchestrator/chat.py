@@ -1,11 +1,11 @@
 """`ringonce chat`: talk to the agent in the terminal. Orders go to whatever workers are running."""
 
-import asyncio
 from typing import Final
 
 from rich.console import Console
 from rich.text import Text
 
+from orchestrator.keyboard import Keyboard
 from orchestrator.workflow_manager import StaleReply, ThreadBusy, open_workflow_manager
 from shared import keys
 from shared.desk import OrderNotAccepted
@@ -19,15 +19,18 @@ NO_WORKER: Final = "No worker is running, so orders wait: start one with `ringon
 
 async def talk(settings: Settings) -> int:
     """Converse until the person has nothing more to say; return the exit code."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False)
     redis = ledger_client(str(settings.redis_url), patience_s=settings.store_patience_s)
+    ledger = Ledger(redis, durability=settings.submit_durability)
     try:
-        async with open_workflow_manager(settings, Ledger(redis), redis) as manager:
+        await ledger.check_durability()
+        async with open_workflow_manager(settings, ledger, redis) as manager:
             if not [key async for key in redis.scan_iter(match=keys.worker("*"), count=1000)]:
                 console.print(NO_WORKER, style="yellow")
             console.print(GREETING, style="dim")
             thread_id = reply_to = None
-            while said := await _next_line(console):
+            keyboard = Keyboard()
+            while said := await keyboard.line("you> "):
                 try:
                     if thread_id is None:
                         turn = await manager.start(said, owner="local")
@@ -37,14 +40,7 @@ async def talk(settings: Settings) -> int:
                     console.print(str(error), style="yellow")
                     continue
                 thread_id, reply_to = turn.thread_id, turn.reply_to
-                console.print(Text.assemble(("ringonce ", "bold"), turn.text))
+                console.print(Text.assemble(("ringonce> ", "bold"), turn.text))
     finally:
         await redis.aclose()
     return 0
-
-
-async def _next_line(console: Console) -> str:
-    try:
-        return (await asyncio.to_thread(console.input, Text("you> ", style="bold"))).strip()
-    except EOFError:
-        return ""

@@ -8,6 +8,8 @@ import asyncio
 import contextlib
 import importlib
 import json
+import os
+import signal
 import socket
 import sys
 import tempfile
@@ -16,14 +18,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from redis.asyncio import Redis
+from redis.asyncio.client import PubSub
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
+from orchestrator.keyboard import Keyboard
 from shared import keys
 from shared.child import child
 from shared.clock import SYSTEM_CLOCK
 from shared.embedded_server import store
 from shared.ledger import Ledger
+from shared.lifecycle import ENDED, OrderState
 from shared.redis_pool import ledger_client
 from shared.settings import Settings, environment_with
 
@@ -32,6 +38,8 @@ if TYPE_CHECKING:
 
 TASK: Final = "Order a large pepperoni pizza from Luigi's at +1 202 555 0123"
 YES: Final = "yes"
+LAST_MOVE_S: Final = 0.2
+INTERRUPTED: Final = 130
 
 
 def play(settings: Settings, task: str | None) -> int:
@@ -39,8 +47,17 @@ def play(settings: Settings, task: str | None) -> int:
 
     On a terminal the person answers; elsewhere the demo says yes.
     """
-    console = Console(highlight=False, soft_wrap=True)
-    with _stack(settings, console) as ready:
+    console = Console(highlight=False)
+    with contextlib.ExitStack() as stack:
+
+        def stop(*_: object) -> None:
+            # Not by an exception: one that comes up inside an import is swallowed there.
+            stack.close()
+            os._exit(INTERRUPTED)
+
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(signum, stop)
+        ready = stack.enter_context(_stack(settings, console))
         return asyncio.run(_converse(ready, console, task))
 
 
@@ -87,21 +104,26 @@ async def _converse(settings: Settings, console: Console, task: str | None) -> i
     from orchestrator.workflow_manager import open_workflow_manager  # noqa: PLC0415  (see _stack)
 
     redis = ledger_client(str(settings.redis_url), patience_s=settings.store_patience_s)
-    ledger = Ledger(redis)
+    ledger = Ledger(redis, durability=settings.submit_durability)
     interactive = sys.stdin.isatty()
     try:
+        await ledger.check_durability()
         async with open_workflow_manager(settings, ledger, redis) as manager:
-            first = task or (await _typed(console, TASK) if interactive else TASK)
+            keyboard = Keyboard()
+            first = task or (await _typed(keyboard, TASK) if interactive else TASK)
             _say(console, "you", first)
             turn = await manager.start(first, owner="demo")
             while turn.kind in {"question", "confirmation"}:
                 _say(console, "ringonce", turn.text)
                 if interactive:
-                    answer = await _typed(console, YES if turn.kind == "confirmation" else "")
+                    default = YES if turn.kind == "confirmation" else ""
+                    answer = await _typed(keyboard, default)
                 elif turn.kind == "confirmation":
                     answer = YES
                 else:
-                    console.print("The demo cannot answer that; say it in TASK=…", style="red")
+                    missing = ", ".join(turn.missing_details)
+                    told = f'say it too, as in make demo TASK="… {turn.missing_details[0]}: …"'
+                    console.print(f"Nobody is here to say {missing}: {told}", style="red")
                     return 2
                 _say(console, "you", answer)
                 turn, took_ms = await _watched(console, redis, manager, turn, answer)
@@ -125,22 +147,24 @@ async def _watched(
     async with redis.pubsub() as moves:
         await moves.subscribe(keys.MOVES)
         began = SYSTEM_CLOCK.monotonic()
-        following = asyncio.create_task(
-            manager.continue_(turn.thread_id, answer, reply_to=turn.reply_to)
-        )
-        seen: list[tuple[float, str]] = []
-        while not following.done() or not seen:
-            message = await moves.get_message(ignore_subscribe_messages=True, timeout=0.05)
-            since_ms = (SYSTEM_CLOCK.monotonic() - began) * 1000
-            if message is not None:
-                seen.append((since_ms, json.loads(message["data"])["state"]))
-                console.print(
-                    Text.assemble((f"{since_ms:9.1f} ms  ", "dim"), (seen[-1][1], "cyan"))
-                )
-            elif following.done():
-                break
-        answered = await following
-        return answered, (SYSTEM_CLOCK.monotonic() - began) * 1000
+        showing = asyncio.create_task(_show_moves(console, moves, began))
+        answered = await manager.continue_(turn.thread_id, answer, reply_to=turn.reply_to)
+        took_ms = (SYSTEM_CLOCK.monotonic() - began) * 1000
+        # The last move may still be on its way to the screen.
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(showing, LAST_MOVE_S if answered.order_id else 0)
+        return answered, took_ms
+
+
+async def _show_moves(console: Console, moves: PubSub, began: float) -> None:
+    async for message in moves.listen():
+        if message["type"] != "message":
+            continue
+        since_ms = (SYSTEM_CLOCK.monotonic() - began) * 1000
+        state = OrderState(json.loads(message["data"])["state"])
+        console.print(Text.assemble((f"{since_ms:9.1f} ms  ", "dim"), (state.value, "cyan")))
+        if state in ENDED or state is OrderState.IN_DOUBT:
+            return
 
 
 def _free_port() -> int:
@@ -151,10 +175,13 @@ def _free_port() -> int:
 
 
 def _say(console: Console, who: str, text: str) -> None:
-    for number, line in enumerate(text.splitlines() or [""]):
-        console.print(Text.assemble((f"{who if number == 0 else '':<11}", "bold"), line))
+    page = Table.grid(padding=(0, 1))
+    page.add_column(style="bold", width=10)
+    page.add_column(overflow="fold")
+    page.add_row(who, Text(text))
+    console.print(page)
 
 
-async def _typed(console: Console, default: str) -> str:
+async def _typed(keyboard: Keyboard, default: str) -> str:
     hint = f" [Enter: {default}]" if default else ""
-    return (await asyncio.to_thread(console.input, Text(f"you{hint}> "))).strip() or default
+    return await keyboard.line(f"you{hint}> ") or default

@@ -14,6 +14,8 @@ _MEANT: Final = re.compile(
     r"(?i:call|dial|ring|phone|number|tel|at|use|it['’]?s|^)[\s:.]*(?:(?i:is|to|be)\s+)?"
     r"(?!\d{4}-\d\d-\d\d)(\+\d[\d ().-]*|\d{3}[\d ().-]*)(?!\d*[:/h]\d)"
 )
+_NEAR: Final = 60
+"""Letters before a number in which its lead-in is looked for: a longer one is a person's words."""
 _LEAD_IN: Final = re.compile(
     r"(?:[\s,;:(]|\b(?:at|on|under|via|number|tel|phone)\b)*\Z", re.IGNORECASE
 )
@@ -66,6 +68,7 @@ def _without(text: str, number: str) -> str:
     for run in _DIGITS.finditer(text):
         digits = re.sub(r"\D", "", run.group()).lstrip("0")
         if len(digits) > 2 and number.endswith(digits):
-            before = _LEAD_IN.sub("", text[: run.start()])
+            far, near = text[: run.start()][:-_NEAR], text[: run.start()][-_NEAR:]
+            before = far + _LEAD_IN.sub("", near)
             return f"{before} {text[run.end() :].lstrip(' )')}".strip()
     return text

@@ -24,8 +24,8 @@ _ENQUIRY: Final = re.compile(
 
 
 def says_yes(text: str) -> bool:
-    """Say whether `text` agrees, and does nothing but agree."""
-    return _consists_of(text, _YES, f"{_YES}|{_FILLER}")
+    """Say whether `text` agrees, and does nothing but agree. A question agrees to nothing."""
+    return "?" not in text and _consists_of(text, _YES, f"{_YES}|{_FILLER}")
 
 
 def says_no(text: str) -> bool:

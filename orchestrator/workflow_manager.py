@@ -17,6 +17,7 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.serde.types import RESUME
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.types import Command, StateSnapshot
+from langsmith import tracing_context
 from redis.asyncio import Redis
 
 from orchestrator import sentences, words
@@ -27,7 +28,7 @@ from orchestrator.state import Conversation, new_task
 from orchestrator.thread_lock import ThreadBusy, alone
 from orchestrator.turn import Turn, turn_from
 from shared.clock import SYSTEM_CLOCK, Clock
-from shared.desk import OrderDesk
+from shared.desk import Cancellation, OrderDesk
 from shared.settings import Settings
 
 __all__ = [
@@ -161,11 +162,12 @@ class WorkflowManager:
         `message` was said before the person could know how that step ends, so it answers nothing.
         Only a no is heard, as it can do no harm: it holds the order back, or takes it back.
         """
-        _log.warning("conversation.cut_off", thread_id=thread_id, step=snapshot.next)
+        cut_off = {task.name for task in snapshot.tasks}
+        _log.warning("conversation.cut_off", thread_id=thread_id, step=sorted(cut_off))
         if not words.says_no(message):
             return await self._run(thread_id, None)
-        confirming = {"confirm_task", "trigger_call"} & set(snapshot.next)
-        if confirming and await self._context.desk.progress(snapshot.values["order_id"]) is None:
+        confirming = {"confirm_task", "trigger_call"} & cut_off
+        if confirming and await self._held_back(snapshot):
             config = _config(thread_id)
             await self._graph.aupdate_state(config, {"decision": "no"}, as_node="confirm_task")
             return await self._run(thread_id, None)
@@ -174,6 +176,16 @@ class WorkflowManager:
             return turn
         return await self._run(thread_id, Command(resume={turn.reply_to: message}))
 
+    async def _held_back(self, snapshot: StateSnapshot) -> bool:
+        """Say whether the order is held back for good, even while it is on its way to the store."""
+        became = await self._context.desk.cancel(
+            snapshot.values["order_id"],
+            by=snapshot.values["owner"],
+            why="the person took it back",
+            even_if_unknown=True,
+        )
+        return became is Cancellation.CANCELLED
+
     async def _run(
         self,
         thread_id: str,
@@ -181,9 +193,10 @@ class WorkflowManager:
         context: Context | None = None,
     ) -> Turn:
         # "sync": the answer is saved before the step that acts on it begins.
-        await self._graph.ainvoke(
-            given, _config(thread_id), context=context or self._context, durability="sync"
-        )
+        with tracing_context(enabled=False):  # what a person says goes to nobody, whatever is set
+            await self._graph.ainvoke(
+                given, _config(thread_id), context=context or self._context, durability="sync"
+            )
         snapshot, cut_off = await self._standing(thread_id)
         turn = turn_from(snapshot, cut_off=cut_off)
         _log.info(
@@ -199,7 +212,8 @@ class WorkflowManager:
         """Return where the conversation stands, and whether its last step was cut off.
 
         An interrupt whose answer is saved already is not open: LangGraph would show it as open,
-        drop the next answer and act on the saved one.
+        drop the next answer and act on the saved one. A step whose writes are saved, but not the
+        checkpoint behind them, is not in `next` any more, and yet the graph has not gone on.
 
         Raises:
             UnknownThread: there is none; LangGraph would start one.
@@ -210,7 +224,7 @@ class WorkflowManager:
             raise UnknownThread
         snapshot = await self._graph.aget_state(config)
         answered = any(channel == RESUME for _, channel, _ in saved.pending_writes or ())
-        return snapshot, bool(snapshot.next) and (answered or not snapshot.interrupts)
+        return snapshot, bool(snapshot.tasks) and (answered or not snapshot.interrupts)
 
     async def _as_it_stands_now(self, turn: Turn) -> Turn:
         """Return a report with what became known since: a doubt cleared, a dead order requeued."""

@@ -29,6 +29,7 @@ class Unreadable:
     """The order was claimed, but this version does not understand its record."""
 
     token: int
+    tries: Tries
     why: str
 
 

@@ -29,8 +29,13 @@ class OrderDesk(Protocol):
         """Return what stands under the result key, or None while there is no answer."""
         ...
 
-    async def cancel(self, order_id: str, *, by: str, why: str) -> "Cancellation":
-        """Take an order back while that is still true, and say whether it was."""
+    async def cancel(
+        self, order_id: str, *, by: str, why: str, even_if_unknown: bool = False
+    ) -> "Cancellation":
+        """Take an order back while that is still true, and say whether it was.
+
+        `even_if_unknown` holds back for good an order that has not arrived.
+        """
         ...
 
 
@@ -50,7 +55,7 @@ class Cancellation(StrEnum):
     CANCELLED = "cancelled"
     """It never rang and never will."""
     SENDING = "sending"
-    """Too late: it is with the call handler now."""
+    """Too late: it is with the call handler now. If no call is placed, it is not sent again."""
     IN_DOUBT = "in_doubt"
     """It may have rung; it will not be sent again."""
     TOO_LATE = "ended"

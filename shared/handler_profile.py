@@ -4,7 +4,9 @@ A profile is a TOML file (docs/HANDLERS.md has worked examples). Without one, th
 the handler is and which of the two promises it makes, and the rest is the contract of the README.
 """
 
+import hashlib
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -92,7 +94,7 @@ class Lookup(_Part):
 class Listing(_Part):
     """How to list the calls to a number since a time, for handlers that know no order ids."""
 
-    path: Path_ = "/orders?to={target_phone_number}&since={created_at}"
+    path: Path_ = "/orders?to={target_phone_number}&since={since}"
     items: Pointer | None = None
     """Where the list stands in the answer; unset: the answer is the list."""
     call_sid: Pointer = "/call_sid"
@@ -121,6 +123,10 @@ class HandlerProfile(_Part):
 
     @model_validator(mode="after")
     def _body_is_writable(self) -> Self:
+        places = sorted(self.order.fields)
+        inside = [b for a, b in pairwise(places) if b.startswith(f"{a}/")]
+        if inside:
+            raise ValueError(f"stands inside another field: {', '.join(inside)}")
         if self.order.encoding == "form":
             nested = [where for where in self.order.fields if where.count("/") > 1]
             if nested:
@@ -131,6 +137,12 @@ class HandlerProfile(_Part):
     def answers_lookup(self) -> bool:
         """Say whether it can be asked what became of an order."""
         return self.lookup is not None or self.listing is not None
+
+    @property
+    def identity(self) -> str:
+        """The handler as an unanswered request remembers it: another one cannot know of it."""
+        known_by = f"{self.url}\0{self.key_header}\0{self.honours_idempotency_key}"
+        return hashlib.sha256(known_by.encode()).hexdigest()[:16]
 
     @property
     def attempt_limit_s(self) -> float:

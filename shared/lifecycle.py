@@ -10,6 +10,8 @@
                                  │                                  PLACED REFUSED RETRYABLE DEAD
   cancel before SENDING ─▶ CANCELLED              deadline before SENDING ─▶ EXPIRED
   either of the two while an earlier attempt is unanswered ─▶ IN_DOUBT
+  a wish to cancel, said while it was SENDING or IN_DOUBT, turns RETRYABLE into CANCELLED
+  a late word that it rang turns a waiting order into PLACED
 
 The same table is handed to the scripts (`shared/ledger.py`), which refuse any move not in it.
 """
@@ -40,10 +42,12 @@ class OrderState(StrEnum):
 _S = OrderState
 
 MOVES: Final[dict[OrderState, frozenset[OrderState]]] = {
-    _S.QUEUED: frozenset({_S.SENDING, _S.CANCELLED, _S.EXPIRED, _S.IN_DOUBT}),
-    _S.RETRYABLE: frozenset({_S.SENDING, _S.CANCELLED, _S.EXPIRED, _S.IN_DOUBT}),
-    _S.SENDING: frozenset({_S.PLACED, _S.REFUSED, _S.RETRYABLE, _S.DEAD, _S.IN_DOUBT}),
-    _S.IN_DOUBT: frozenset({_S.PLACED, _S.REFUSED, _S.RETRYABLE, _S.DEAD}),
+    _S.QUEUED: frozenset({_S.SENDING, _S.CANCELLED, _S.EXPIRED, _S.IN_DOUBT, _S.PLACED}),
+    _S.RETRYABLE: frozenset({_S.SENDING, _S.CANCELLED, _S.EXPIRED, _S.IN_DOUBT, _S.PLACED}),
+    _S.SENDING: frozenset(
+        {_S.PLACED, _S.REFUSED, _S.RETRYABLE, _S.DEAD, _S.IN_DOUBT, _S.CANCELLED}
+    ),
+    _S.IN_DOUBT: frozenset({_S.PLACED, _S.REFUSED, _S.RETRYABLE, _S.DEAD, _S.CANCELLED}),
     _S.DEAD: frozenset({_S.QUEUED}),
     _S.PLACED: frozenset(),
     _S.REFUSED: frozenset(),
@@ -109,27 +113,28 @@ def decide(
 ) -> Decision:
     """Return what becomes of an order after one attempt. Pure: same arguments, same decision."""
     backoff = policy.backoff_s(tries.spent, jitter)
+    again_s = backoff if tries.spent < policy.max_attempts else None
     match outcome:
         case Placed(call_sid):
             return Decision(_S.PLACED, "placed", "the handler named the call", call_sid=call_sid)
         case Refused(status, reason, vouched):
             if tries.unanswered and not (vouched and handler.honours_idempotency_key):
                 # A 4xx to a second attempt proves nothing about an unanswered first one.
-                return _doubt("refused_after_unanswered", f"{status}: {reason}", backoff, handler)
+                told = f"{status}: {reason}"
+                return _doubt("refused_after_unanswered", told, again_s, handler)
             return Decision(_S.REFUSED, "refused", f"{status}: {reason}")
         case Busy(retry_after_s, reason):
             wait = policy.busy_default_s if retry_after_s is None else retry_after_s
             wait += jitter * policy.busy_default_s  # or everyone comes back in the same instant
             return Decision(_S.RETRYABLE, "busy", reason, wait_s=wait, spends_attempt=False)
         case NotSent(cause):
-            if tries.spent < policy.max_attempts:
-                return Decision(_S.RETRYABLE, "not_sent", cause, wait_s=backoff)
+            if again_s is not None:
+                return Decision(_S.RETRYABLE, "not_sent", cause, wait_s=again_s)
             if tries.unanswered:
                 return _doubt("none_left_after_unanswered", cause, None, handler)
             return Decision(_S.DEAD, "none_left", f"{tries.spent} attempts, the last: {cause}")
         case Unanswered(cause):
-            again = tries.spent < policy.max_attempts
-            return _doubt("unanswered", cause, backoff if again else None, handler)
+            return _doubt("unanswered", cause, again_s, handler)
         case _:
             assert_never(outcome)
 

@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 import uuid
+from datetime import timedelta
 from typing import Annotated, Final, Literal, Self
 
 from pydantic import (
@@ -31,8 +32,18 @@ INSTRUCTIONS_MAX: Final = 8_000
 DETAILS_MAX: Final = 50
 DETAIL_MAX: Final = 1_000
 METADATA_MAX: Final = 20
+LIFETIME_MAX: Final = timedelta(days=31)
+EARLIEST_YEAR: Final = 2000
+LATEST_YEAR: Final = 2199
 
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x80-\x9f\ud800-\udfff]")
+
+
+_RULES: Final = {
+    "missing": "is required",
+    "extra_forbidden": "is not a field of an order",
+}
+"""Rules whose usual wording speaks to programmers."""
 
 
 def mint_order_id() -> str:
@@ -109,6 +120,10 @@ class CallOrder(BaseModel):
     def _expires_after_it_is_made(self) -> Self:
         if self.expires_at <= self.created_at:
             raise PydanticCustomError("deadline", "expires_at must be later than created_at")
+        if self.expires_at.year > LATEST_YEAR or self.created_at.year < EARLIEST_YEAR:
+            raise PydanticCustomError("deadline", "created_at and expires_at must be of our time")
+        if self.expires_at - self.created_at > LIFETIME_MAX:
+            raise PydanticCustomError("deadline", "expires_at must be within 31 days of created_at")
         return self
 
     def __repr_args__(self) -> list[tuple[str, str]]:
@@ -136,7 +151,7 @@ def complaints(error: ValidationError) -> list[dict[str, str]]:
     return [
         {
             "field": ".".join(str(part) for part in fault["loc"]) or "order",
-            "rule": fault["msg"],
+            "rule": _RULES.get(fault["type"], fault["msg"]),
         }
         for fault in error.errors(include_input=False, include_context=False, include_url=False)
     ]

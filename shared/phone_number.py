@@ -53,6 +53,20 @@ def callable_number(number: str) -> str:
     return number
 
 
+def e164_of(written: str, region: str) -> str:
+    """Return a number as people write it in E.164, or as it was if it cannot be read.
+
+    `region` (ISO 3166, such as US) is assumed for a number without a country code.
+    """
+    try:
+        parsed = phonenumbers.parse(written, region)
+    except phonenumbers.NumberParseException:
+        return written
+    if not phonenumbers.is_possible_number(parsed):
+        return written
+    return phonenumbers.format_number(parsed, phonenumbers.PhoneNumberFormat.E164)
+
+
 def find_numbers(text: str, region: str) -> list[str]:
     """Return the phone numbers a person wrote in `text`, as E.164, in the order they stand there.
 

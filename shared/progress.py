@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict
 
+from shared.clock import from_epoch_ms
 from shared.lifecycle import ENDED, OrderState
 
 
@@ -45,6 +46,10 @@ class OrderProgress(BaseModel):
     due_at: datetime | None = None
     waits_for: str | None = None
     """The order in doubt about the same number, which this one waits for."""
+    handler: str | None = None
+    """Which call handler was asked last."""
+    cancel_wish: str | None = None
+    """Why somebody wanted it back when it was too late to be sure."""
 
     @property
     def ended(self) -> bool:
@@ -65,6 +70,33 @@ class Move(BaseModel):
     reason: str
     attempt: int = 0
     evidence: dict[str, Any] | None = None
+
+
+def progress_of(order_id: str, record: dict[str, str]) -> OrderProgress:
+    """Return how an order stands by the fields of its record."""
+    due = record.get("due")
+    return OrderProgress(
+        order_id=order_id,
+        state=OrderState(record["state"]),
+        call_sid=record.get("call_sid"),
+        rule=record.get("rule"),
+        reason=record.get("reason"),
+        attempt=int(record["attempt"]),
+        spent=int(record["attempt"]) - int(record["free"]),
+        unanswered=int(record.get("unanswered", 0)),
+        token=int(record["token"]),
+        deaths=int(record.get("deaths", 0)),
+        worker=record.get("worker"),
+        owner=record["owner"],
+        thread_id=record["thread"] or None,
+        created_at=from_epoch_ms(int(record["created"])),
+        moved_at=from_epoch_ms(int(record["moved"])),
+        expires_at=from_epoch_ms(int(record["expires"])),
+        due_at=from_epoch_ms(int(due)) if due else None,
+        waits_for=record.get("waits_for"),
+        handler=record.get("handler"),
+        cancel_wish=record.get("cancel_wish") or None,
+    )
 
 
 _RANG: Final[dict[OrderState, str]] = {

@@ -24,13 +24,35 @@ AWAY: Final = (
 """The store is away for now: unreachable, starting, or a replica after a failover."""
 
 
+REFUSES: Final = (
+    "BUSY",
+    "CLUSTERDOWN",
+    "MASTERDOWN",
+    "MISCONF",
+    "NOREPLICAS",
+    "TRYAGAIN",
+    "UNBLOCKED",
+)
+"""First words of errors by which a store refuses a command for now, and does nothing: a script runs
+too long, a primary is missing, the disk is full, too few replicas listen, it became a replica."""
+
+
+def passes(error: Exception) -> bool:
+    """Say whether `error` is the store's trouble and not the command's: it may work later."""
+    if isinstance(error, (*AWAY, redis_errors.OutOfMemoryError, redis_errors.NoScriptError)):
+        return True
+    return isinstance(error, redis_errors.ResponseError) and str(error).startswith(REFUSES)
+
+
 CONNECTIONS: Final = 32
 """Scripts are short: this many under way at once keep a server busy; more callers queue here."""
 
 
 def ledger_client(url: str, *, patience_s: float) -> Redis:
     """Return a client for the ledger: text in, text out, patient for about `patience_s` seconds."""
-    return Redis.from_pool(connection_pool(url, patience_s, decode_responses=True))
+    return Redis.from_pool(
+        connection_pool(url, patience_s, decode_responses=True, encoding_errors="replace")
+    )
 
 
 def connection_pool(url: str, patience_s: float, **options: Any) -> BlockingConnectionPool:

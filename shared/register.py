@@ -47,9 +47,9 @@ class Register:
                 last = str(score)
                 yield order_id
 
-    async def queued_jobs(self) -> int:
-        """Return how many jobs stand in arq's queue, due or not."""
-        return int(await self._redis.zcard(keys.QUEUE))
+    async def queued(self, state: OrderState) -> int:
+        """Return how many orders in `state` stand in arq's queue, due or not."""
+        return int(await self._redis.zintercard(2, [keys.QUEUE, keys.state(state)]))  # type: ignore[misc]
 
     async def history(self, order_id: str) -> list[Move]:
         """Return every move of an order, the oldest first; empty if there is no such order."""
@@ -63,15 +63,26 @@ class Register:
         owners = await self._redis.mget([keys.call(sid) for sid in call_sids])
         return {sid: owner for sid, owner in zip(call_sids, owners, strict=True) if owner}
 
-    async def in_doubt_beside(self, order: CallOrder) -> set[str]:
-        """Return the other orders that may have rung the same number for the same owner."""
-        members: set[str] = await self._redis.smembers(keys.fence(order.destination()))  # type: ignore[misc]
-        return members - {order.order_id}
+    async def unsettled_beside(self, order: CallOrder) -> list[str]:
+        """Return the other orders, whoever's, that may be ringing or have rung the same number."""
+        found = []
+        for state in (OrderState.SENDING, OrderState.IN_DOUBT):
+            async for order_id in self.ids(state):
+                other = None if order_id == order.order_id else await self.body(order_id)
+                if other and other.target_phone_number == order.target_phone_number:
+                    found.append(order_id)
+        return found
 
     async def body(self, order_id: str) -> CallOrder | None:
-        """Return what was ordered, with the number and the instructions in it."""
+        """Return what was ordered, with the number and the instructions in it.
+
+        None if there is no such order, or this version cannot read it.
+        """
         body: str | None = await self._redis.hget(keys.record(order_id), "body")  # type: ignore[misc]
-        return None if body is None else CallOrder.model_validate_json(body)
+        try:
+            return None if body is None else CallOrder.model_validate_json(body)
+        except ValueError:
+            return None
 
     @property
     def _redis(self) -> Redis:

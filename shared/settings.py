@@ -25,6 +25,7 @@ _PROFILE_SETTINGS: Final = {
 """Settings that speak of a member of the profile under another name."""
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
+Durability = Literal["memory", "fsync"]
 
 
 class Settings(BaseSettings):
@@ -52,6 +53,14 @@ class Settings(BaseSettings):
     store_patience_s: Annotated[
         Seconds, Field(description="How long a Redis that is away is waited for.")
     ] = 12.0
+
+    submit_durability: Annotated[
+        Durability,
+        Field(
+            description="When an order counts as taken in: once the store has it (`memory`), or "
+            "once it is on the store's disk (`fsync`: Redis ≥ 7.2 or Valkey, with an AOF)."
+        ),
+    ] = "memory"
 
     call_handler_url: Annotated[
         HttpUrl, Field(description="Your call handler; orders go to its `/order`.")
@@ -136,9 +145,9 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _lease_outlasts_an_attempt(self) -> "Settings":
-        if self.lease_s is not None and self.lease_s <= self.profile.attempt_limit_s:
+        if self.lease_s is not None and self.lease_s < self.profile.attempt_limit_s + 1:
             raise ValueError(
-                "lease_s must be longer than one attempt can take: 2 x connect_timeout_s + "
+                "lease_s must be 1 s longer than one attempt can take: 2 x connect_timeout_s + "
                 f"read_timeout_s, which is {self.profile.attempt_limit_s:g} s"
             )
         return self

@@ -7,6 +7,7 @@ from typing import cast
 from dispatcher.chaos.fleet import Fleet, Member
 from dispatcher.chaos.line import Line, LineFault
 from dispatcher.chaos.plan import Blow
+from dispatcher.chaos.tempo import BREATH_S
 
 
 class Milestones:
@@ -74,4 +75,5 @@ async def _strike_process(blow: Blow, member: Member) -> str | None:
             member.shift_s = blow.shift_s
         await asyncio.sleep(blow.lasts_s)
         await member.up()
+        await asyncio.sleep(BREATH_S)
         return wrong

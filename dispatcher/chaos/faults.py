@@ -113,6 +113,7 @@ FAULTS: Final[Mapping[str, Strike | Burden | Misbehaviour]] = MappingProxyType(
 )
 
 TALKS_SHARE: Final = 0.03
+TALKS_MAX: Final = 60
 """So many orders come out of a conversation, where `graph-rerun` is among the faults."""
 
 WRONG_CLOCK_SHARE: Final = 0.05

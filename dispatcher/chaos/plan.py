@@ -15,6 +15,7 @@ from dispatcher.chaos.faults import (
     BURDENS,
     MISBEHAVIOURS,
     STRIKES,
+    TALKS_MAX,
     TALKS_SHARE,
     WRONG_CLOCK_SHARE,
     Strike,
@@ -114,7 +115,8 @@ def draw_plan(seed: int, *, orders: int, workers: Sequence[str], faults: Sequenc
 
 
 def _wishes(seed: int, orders: int, faults: Sequence[str]) -> tuple[Wish, ...]:
-    talked = _some(_dice(seed, "talks"), orders, TALKS_SHARE if "graph-rerun" in faults else 0)
+    share = min(TALKS_SHARE, TALKS_MAX / orders) if "graph-rerun" in faults else 0
+    talked = _some(_dice(seed, "talks"), orders, share)
     same, again = (
         _some(_dice(seed, burden.name), orders, burden.share if burden.name in faults else 0)
         for burden in BURDENS

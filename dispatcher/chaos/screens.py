@@ -11,7 +11,7 @@ from dispatcher.chaos.faults import FAULTS
 from dispatcher.chaos.plan import Plan
 from dispatcher.chaos.run import Report
 from dispatcher.chaos.stage import HandlerKind
-from dispatcher.chaos.witness import Offender
+from dispatcher.chaos.witness import SHOWN_MAX, Offender
 
 
 def fault_table(plan: Plan) -> Table:
@@ -37,7 +37,7 @@ def state_table(states: dict[str, int]) -> Table:
 
 def show_evidence(console: Console, report: Report) -> None:
     """Print what was broken: each order's history beside its rings, and the surprises."""
-    for surprise in report.surprises:
+    for surprise in report.surprises[:SHOWN_MAX]:
         console.print(Text.assemble(("surprise  ", "bold red"), surprise))
     for offender in report.testimony.offenders:
         _show_offender(console, offender)
@@ -60,7 +60,7 @@ def last_line(plan: Plan, kind: HandlerKind, report: Report) -> str:
         "plan": plan.digest(),
         "rings": report.testimony.rings,
         "unfounded_doubt": len(verdict.unfounded_doubt),
-        "surprises": list(report.surprises),
+        "surprises": list(report.surprises[:SHOWN_MAX]),
         "seconds": report.took_s,
     }
     return json.dumps(result)

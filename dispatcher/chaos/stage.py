@@ -1,6 +1,5 @@
 """Sets the stage for one run: every process, every line, and the settings they get."""
 
-import os
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -11,6 +10,7 @@ from dispatcher.chaos.faults import handler_rates
 from dispatcher.chaos.fleet import Fleet, free_ports
 from dispatcher.chaos.line import Line
 from dispatcher.chaos.plan import DESKS, TALK, Plan
+from shared.settings import environment_with
 
 STORE: Final = "store"
 HANDLER: Final = "handler"
@@ -121,7 +121,7 @@ def _environment(folder: Path) -> dict[str, str]:
     }
     inherited = {
         name: value
-        for name, value in os.environ.items()
+        for name, value in environment_with({}).items()
         if name != "REDIS_URL" and not name.startswith("RINGONCE_")
     }
     return inherited | {f"RINGONCE_{name}": str(value) for name, value in ours.items()}

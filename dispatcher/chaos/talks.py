@@ -38,9 +38,9 @@ class Talks:
     async def hold(self, wish: Wish) -> None:
         """Talk until the order was handed in."""
         number = number_of(wish.index)
-        deadline = SYSTEM_CLOCK.monotonic() + _GIVE_UP_S
         turn: Turn | None = None
         async with self._at_once:
+            deadline = SYSTEM_CLOCK.monotonic() + _GIVE_UP_S
             while SYSTEM_CLOCK.monotonic() < deadline:
                 try:
                     turn = await self._next(turn, number)

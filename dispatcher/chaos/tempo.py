@@ -35,6 +35,9 @@ RECOVER_S: Final = 0.5
 STORE_PATIENCE_S: Final = 8.0
 AWAIT_CALL_S: Final = 1.0
 
+BREATH_S: Final = 1.5
+"""What came back is left alone for so long: killed again at once, it would never get to work."""
+
 WRONG_CLOCK_S: Final = 300.0
 """How far a clock is off, either way."""
 

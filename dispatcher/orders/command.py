@@ -8,15 +8,15 @@ import getpass
 import json
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from dispatcher.orders.bulk import answers, each, progress_bar
 from dispatcher.orders.order_file import BadFile, read_orders
 from dispatcher.orders.screens import complaint_table, error_console, order_page, order_table
 from shared.clock import SYSTEM_CLOCK
@@ -29,9 +29,6 @@ from shared.redis_pool import ledger_client
 from shared.register import Register
 from shared.settings import Settings, read_settings
 
-AT_ONCE: Final = 32
-LOOKED_AT_ONCE: Final = 500
-LOOK_AGAIN_S: Final = 0.05
 FILE_MAX: Final = 256 * 1024 * 1024
 
 orders = typer.Typer(no_args_is_help=True, help="Submit orders, look at them, and act on them.")
@@ -58,8 +55,12 @@ def submit(
     """
     settings = read_settings()
     try:
-        content = _read(file)
-        wishes = read_orders(content, now=SYSTEM_CLOCK.now(), lifetime_s=settings.order_lifetime_s)
+        wishes = read_orders(
+            _read(file),
+            now=SYSTEM_CLOCK.now(),
+            lifetime_s=settings.order_lifetime_s,
+            region=settings.default_region,
+        )
     except BadFile as error:
         if as_json:
             print(json.dumps({"errors": [asdict(fault) for fault in error.complaints]}))
@@ -69,20 +70,32 @@ def submit(
             console.print(complaint_table(error.complaints))
         raise typer.Exit(2) from None
 
-    async def work(ledger: Ledger) -> tuple[Counter[str], Counter[str]]:
-        with _progress_bar() as bar:
-            told = Counter(await _each(bar, "submitted", wishes, ledger.submit))
-            ids = [wish.order_id for wish in wishes]
-            return told, await _answers(bar, ledger, ids) if wait else Counter()
+    async def work(ledger: Ledger) -> tuple[list[str], Counter[str]]:
+        await ledger.check_durability()
+        with progress_bar() as bar:
+            told = await each(bar, "submitted", wishes.values(), ledger.submit)
+            ids = [wish.order_id for wish in wishes.values()]
+            return told, await answers(bar, ledger, ids) if wait else Counter()
 
     told, states = _with_ledger(work, settings)
+    conflicts = [
+        f"line {line}: {wish.order_id} is another order already; give it an order_id of its own"
+        for (line, wish), answer in zip(wishes.items(), told, strict=True)
+        if answer == Submission.CONFLICT
+    ]
     if as_json:
-        print(json.dumps({"submitted": told, "states": states}))
+        listed = [
+            {"line": line, "order_id": wish.order_id, "answer": answer}
+            for (line, wish), answer in zip(wishes.items(), told, strict=True)
+        ]
+        print(json.dumps({"submitted": Counter(told), "states": states, "orders": listed}))
     else:
-        print(", ".join(f"{count} {word}" for word, count in told.items()))
+        print(", ".join(f"{count} {word}" for word, count in Counter(told).items()))
         if states:
             print(", ".join(f"{count} {state}" for state, count in states.items()))
-    raise typer.Exit(1 if told[Submission.CONFLICT] else 0)
+        for conflict in conflicts:
+            error_console().print(conflict, style="yellow")
+    raise typer.Exit(1 if conflicts else 0)
 
 
 @orders.command("list")
@@ -135,8 +148,9 @@ def cancel(
     answer = _with_ledger(lambda ledger: ledger.cancel(order_id, by=by, why=why))
     told = {
         Cancellation.CANCELLED: "cancelled before it was sent: it never rang and never will",
-        Cancellation.SENDING: "too late: it is with the call handler now",
-        Cancellation.IN_DOUBT: "it may have rung, and will not be sent again unless resolved",
+        Cancellation.SENDING: "too late to be sure: it is with the call handler now; "
+        "if no call is placed, it is not sent again",
+        Cancellation.IN_DOUBT: "it may have rung; it will not be sent again",
         Cancellation.TOO_LATE: "it had ended already",
         Cancellation.UNKNOWN: f"there is no order {order_id}",
     }[answer]
@@ -170,8 +184,8 @@ def resolve(
     """Say what you found out about an order in doubt. Not placed means: it will be sent."""
     if (placed is None) == (not not_placed):
         raise typer.BadParameter("say one of --placed SID and --not-placed")
-    if placed is not None and not placed.strip():
-        raise typer.BadParameter("--placed needs the call's sid")
+    if placed is not None and not (placed.strip() and placed.isprintable() and len(placed) <= 128):
+        raise typer.BadParameter("--placed needs the call's sid: 1 to 128 printable characters")
     answer = _with_ledger(lambda led: led.resolve(order_id, call_sid=placed, by=by, why=why))
     told = {
         Act.DONE: "it will be sent" if placed is None else f"placed as {placed}",
@@ -195,7 +209,7 @@ def _with_ledger(work: Callable[[Ledger], Awaitable[T]], settings: Settings | No
     async def with_client(url: str) -> T:
         redis = ledger_client(url, patience_s=settings.store_patience_s)
         try:
-            return await work(Ledger(redis))
+            return await work(Ledger(redis, durability=settings.submit_durability))
         except OrderNotAccepted as error:
             error_console().print(str(error), style="bold red")
             raise typer.Exit(3) from None
@@ -206,62 +220,16 @@ def _with_ledger(work: Callable[[Ledger], Awaitable[T]], settings: Settings | No
         return asyncio.run(with_client(url))
 
 
-async def _each(
-    bar: Progress,
-    what: str,
-    things: Iterable[Any],
-    work: Callable[[Any], Awaitable[str]],
-) -> list[str]:
-    gate = asyncio.Semaphore(AT_ONCE)
-    things = list(things)
-    task = bar.add_task(what, total=len(things))
-
-    async def one(thing: Any) -> str:
-        async with gate:
-            answer = await work(thing)
-        bar.advance(task)
-        return answer
-
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(one(thing)) for thing in things]
-    return [task.result() for task in tasks]
-
-
-async def _answers(bar: Progress, ledger: Ledger, order_ids: list[str]) -> Counter[str]:
-    """Wait until every order has an answer; return how many came to which state."""
-    task = bar.add_task("answered", total=len(order_ids))
-    states: Counter[str] = Counter()
-    pending = order_ids
-    while pending:
-        results = await ledger.results(pending[:LOOKED_AT_ONCE])
-        answered = {result.order_id for result in results}
-        states.update(result.state.value for result in results)
-        bar.advance(task, len(results))
-        pending = [order_id for order_id in pending if order_id not in answered]
-        if not results:
-            pending = pending[LOOKED_AT_ONCE:] + pending[:LOOKED_AT_ONCE]
-            await asyncio.sleep(LOOK_AGAIN_S)
-    return states
-
-
-def _progress_bar() -> Progress:
-    console = error_console()
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
-
-
 def _read(file: Path) -> str:
     try:
         raw = sys.stdin.buffer.read(FILE_MAX) if str(file) == "-" else file.read_bytes()
+    except OSError as error:
+        raise typer.BadParameter(f"{file} cannot be read: {error.strerror}") from None
+    try:
         return raw.decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise typer.BadParameter(f"{file} cannot be read: {error}") from None
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        raise typer.BadParameter(f"{file} is not UTF-8: see line {line}") from None
 
 
 def _report(answer: str, told: str, *, done: bool, as_json: bool) -> None:

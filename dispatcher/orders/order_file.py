@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from shared.order import CallOrder, complaints, order_id_from
+from shared.phone_number import e164_of
 
 DETAIL_PREFIX: Final = "detail."
 COMPLAINTS_MAX: Final = 20
@@ -38,10 +39,13 @@ class BadFile(Exception):
         super().__init__(f"{len(complaints)} faults")
 
 
-def read_orders(content: str, *, now: datetime, lifetime_s: float) -> list[CallOrder]:
-    """Return the orders in `content`, JSON lines if it begins with a brace, else CSV.
+def read_orders(
+    content: str, *, now: datetime, lifetime_s: float, region: str
+) -> dict[int, CallOrder]:
+    """Return {line: order} for `content`, JSON lines if it begins with a brace, else CSV.
 
-    Orders that name no times are made `now` and live for `lifetime_s` seconds.
+    Orders that name no times are made `now` and live for `lifetime_s` seconds. A number without a
+    country code is one of `region`.
 
     Raises:
         BadFile: with every fault, up to 20.
@@ -51,7 +55,7 @@ def read_orders(content: str, *, now: datetime, lifetime_s: float) -> list[CallO
         "created_at": now.isoformat(),
         "expires_at": (now + timedelta(seconds=lifetime_s)).isoformat(),
     }
-    orders: list[CallOrder] = []
+    orders: dict[int, CallOrder] = {}
     faults: list[Complaint] = []
     first_line_of: dict[str, int] = {}
     for line, row in _rows(content):
@@ -59,12 +63,14 @@ def read_orders(content: str, *, now: datetime, lifetime_s: float) -> list[CallO
             faults.append(Complaint(line, "order", row))
         else:
             wish = times | {"order_id": order_id_from(content_digest, str(line))} | row
+            if isinstance(number := wish.get("target_phone_number"), str):
+                wish["target_phone_number"] = e164_of(number, region)
             try:
                 order = CallOrder.model_validate(wish)
             except ValidationError as error:
                 faults += [Complaint(line, **fault) for fault in complaints(error)]
             else:
-                orders.append(order)
+                orders[line] = order
                 earlier = first_line_of.setdefault(order.order_id, line)
                 if earlier != line:
                     rule = f"is the order_id of line {earlier} too"

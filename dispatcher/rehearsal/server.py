@@ -16,6 +16,7 @@ import h11
 
 from dispatcher.rehearsal.exchange import Answer, Problem, Request
 from dispatcher.rehearsal.handler import RehearsalHandler
+from shared.listening import listen
 
 BODY_MAX: Final = 1024 * 1024
 _CHUNK: Final = 64 * 1024
@@ -42,7 +43,8 @@ async def rehearsal_server(
         talks.add(talk)
         talk.add_done_callback(talks.discard)
 
-    server = await asyncio.start_server(greet, host, port, backlog=1024)
+    listening = listen(host, port, remedy="--port or RINGONCE_REHEARSAL_PORT")
+    server = await asyncio.start_server(greet, sock=listening, backlog=1024)
     try:
         yield _url(server)
     finally:

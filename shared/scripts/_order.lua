@@ -65,11 +65,38 @@ end
 -- The fence stands while an attempt to this number may have rung and nobody knows.
 local function mind_the_fence(state)
   local fence = FENCE_PREFIX .. order.destination
-  if number('unanswered') > 0 and not ENDED[state] then
+  if number('unanswered') > 0 and (not ENDED[state] or state == 'DEAD') then
     redis.call('SADD', fence, ID)
   else
     redis.call('SREM', fence, ID)
   end
+end
+
+-- A person's wish to have it back, said when it was too late to be sure, is minded as soon as it
+-- is sure: what would be sent again is cancelled instead, or left to a person if it may have rung.
+local function wished(to)
+  if (order.cancel_wish or '') == '' or not WAITING[to] then return to end
+  return number('unanswered') > 0 and 'IN_DOUBT' or 'CANCELLED'
+end
+
+-- A person's act whose answer was lost is sent again under the same name, and answered again.
+local function answered_before(act)
+  if act ~= '' and order.act == act then return cjson.decode(order.act_answer) end
+end
+local function answer_act(act, answer)
+  if act ~= '' then
+    put('act', act)
+    put('act_answer', cjson.encode(answer))
+    save()
+  end
+  return answer
+end
+
+-- The answer that a waiting graph finds.
+local function answer_with(state)
+  redis.call('SET', KEY.result, cjson.encode({order_id = ID, state = state, rule = order.rule,
+                                              call_sid = order.call_sid, reason = order.reason,
+                                              at = now}))
 end
 
 -- note: {rule, reason, by, evidence (JSON), call_sid, wait (ms; nil or negative: none)}
@@ -98,8 +125,7 @@ local function move(to, note)
   if order.waits_for then redis.call('HDEL', KEY.record, 'waits_for') end
   if unanswered_before > 0 or number('unanswered') > 0 then mind_the_fence(to) end
   if ENDED[to] or to == 'IN_DOUBT' then
-    redis.call('SET', KEY.result, cjson.encode({order_id = ID, state = to, call_sid = order.call_sid,
-                                                rule = note.rule, reason = note.reason, at = now}))
+    answer_with(to)
   elseif ENDED[from] or from == 'IN_DOUBT' then
     redis.call('DEL', KEY.result)
   end

@@ -4,6 +4,7 @@
 --       3 worker  4 lease ms  5 ms until a fenced order is looked at again
 --       6, 7 what a lost lease means: reason, ms until we ask (-1: a person)
 --       8, 9 what a passed deadline after an unanswered attempt means: likewise
+--       10 which handler, by address and promises
 -- Answers  {'claimed', token, attempt, free, unanswered, deaths, expires ms, body}
 --          {'held'}: another worker sends it     {'not_due', due ms}     {'fenced', order id}
 --          {'expired'}   {'in_doubt'}: its lease had run out, and nothing is sent
@@ -46,6 +47,12 @@ if number('expires') <= now then
   return {'expired'}
 end
 
+if number('unanswered') > 0 and (order.handler or ARGV[10]) ~= ARGV[10] then
+  move('IN_DOUBT', {rule = 'other_handler', by = ARGV[3], wait = -1, reason =
+    'the handler that may have rung is not the one of this worker, which cannot know'})
+  return {'in_doubt'}
+end
+
 if number('due') > now then
   redis.call('ZADD', KEY.queue, order.due, ID)
   return {'not_due', order.due}
@@ -70,6 +77,7 @@ end
 put('token', whole(number('token') + 1))
 put('attempt', whole(number('attempt') + 1))
 put('claim', ARGV[2])
+put('handler', ARGV[10])
 put('worker', ARGV[3])
 put('lease', whole(now + tonumber(ARGV[4])))
 move('SENDING', {rule = 'claimed', reason = 'attempt ' .. order.attempt, by = ARGV[3]})

@@ -6,7 +6,7 @@ if not order.state then return {} end
 local answer = {whole(now)}
 for _, field in ipairs({'state', 'body', 'call_sid', 'rule', 'reason', 'attempt', 'free', 'unanswered',
                         'deaths', 'token', 'worker', 'owner', 'thread', 'created', 'expires', 'moved',
-                        'due', 'lease', 'waits_for'}) do
+                        'due', 'lease', 'waits_for', 'handler', 'cancel_wish'}) do
   if order[field] then
     answer[#answer + 1] = field
     answer[#answer + 1] = order[field]

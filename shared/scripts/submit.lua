@@ -2,11 +2,15 @@
 -- Sent again after a lost connection it changes nothing and says so.
 --
 -- ARGV  2 body (JSON)  3 digest  4 destination  5 owner  6 thread or ''  7 created ms  8 expires ms
---       9 arq's envelope
+--       9 arq's envelope  10 '1' if the sender then waits for its own write to be on disk
 -- Answers  {'accepted'}  {'already_queued', state}  {'conflict', state}: same id, another wish
 
 if order.state then
-  if order.digest == ARGV[3] then return {'already_queued', order.state} end
+  if order.digest == ARGV[3] then
+    -- The write that counts came over another connection: this one changes nothing, but comes later.
+    if ARGV[10] == '1' then redis.call('HSET', KEY.record, 'digest', ARGV[3]) end
+    return {'already_queued', order.state}
+  end
   return {'conflict', order.state}
 end
 local lifetime = tonumber(ARGV[8]) - tonumber(ARGV[7])

@@ -42,7 +42,10 @@ class ModelOrder:
     in_queue: bool = True
     asked_about: bool = False
     waits_for: str | None = None
+    cancel_wish: bool = False
     moves: tuple[tuple[str, OrderState], ...] = (("", S.QUEUED),)
+    fences: bool = False
+    """Set when it moves: an ended order's late word that it rang raises no fence."""
 
 
 @dataclass
@@ -103,8 +106,18 @@ class LedgerModel:
         with self._changing(order_id) as order:
             if order.settled == token:
                 return Act.DONE
+            if order.token != token:
+                return Act.LOST
             late = order.state is S.IN_DOUBT and order.rule == "lease_ran_out"
-            if order.token != token or not (order.state is S.SENDING or late):
+            rang = decision.to is S.PLACED
+            if rang and order.state in ENDED:
+                order.settled, order.call_sid = token, decision.call_sid or order.call_sid
+                order.unanswered += 1
+                order.rule = "rang_after_all"
+                order.moves += ((order.state, order.state),)
+                return Act.LOST
+            news = rang and (order.state is S.IN_DOUBT or order.state in WAITING)
+            if not (order.state is S.SENDING or late or news):
                 return Act.LOST
             if late and decision.to is S.IN_DOUBT:
                 return Act.DONE
@@ -126,8 +139,12 @@ class LedgerModel:
         with self._changing(order_id) as order:
             if order.state is not S.IN_DOUBT or token not in {None, order.token}:
                 return Act.MOVED_ON
-            if decision.to is S.IN_DOUBT:
-                order.asked_about = decision.wait_s is not None
+            if decision.clears_doubt:
+                order.unanswered = 0
+            if _wished(order, decision.to) is S.IN_DOUBT:
+                held = decision.to is not S.IN_DOUBT
+                order.asked_about = decision.wait_s is not None and not held
+                order.fences = order.unanswered > 0
                 if not order.asked_about:
                     order.moves += ((S.IN_DOUBT, S.IN_DOUBT),)
                 return Act.DONE
@@ -148,6 +165,7 @@ class LedgerModel:
             if order.state is not S.DEAD:
                 return Act.NOT_DEAD
             order.free, order.deaths, order.deadline_over = order.attempt, 0, False
+            order.cancel_wish = False
             _move(order, S.QUEUED, "requeued")
             return Act.DONE
 
@@ -156,15 +174,15 @@ class LedgerModel:
         with self._changing(order_id) as order:
             if order.state in ENDED:
                 return Cancellation.TOO_LATE
-            if order.state is S.SENDING:
-                return Cancellation.SENDING
-            if order.state is S.IN_DOUBT:
-                return Cancellation.IN_DOUBT
-            if order.unanswered:
+            if order.state in WAITING and not order.unanswered:
+                _move(order, S.CANCELLED, "cancelled")
+                return Cancellation.CANCELLED
+            order.cancel_wish = True
+            if order.state in WAITING:
                 _move(order, S.IN_DOUBT, "cancelled_after_unanswered")
                 return Cancellation.IN_DOUBT
-            _move(order, S.CANCELLED, "cancelled")
-            return Cancellation.CANCELLED
+            order.moves += ((order.state, order.state),)
+            return Cancellation.SENDING if order.state is S.SENDING else Cancellation.IN_DOUBT
 
     def restore_job(self, order_id: str) -> bool:
         """Put a waiting order back into the queue."""
@@ -185,7 +203,7 @@ class LedgerModel:
         return {
             order_id
             for order_id, order in self.orders.items()
-            if order.destination == destination and order.unanswered and order.state not in ENDED
+            if order.destination == destination and order.fences
         }
 
     def fenced_by(self, order_id: str) -> str | None:
@@ -204,7 +222,13 @@ class LedgerModel:
     def _decide(self, order: ModelOrder, decision: Decision) -> None:
         if decision.clears_doubt:
             order.unanswered = 0
-        _move(order, decision.to, decision.rule, decision.call_sid, decision.wait_s)
+        to = _wished(order, decision.to)
+        wait_s = decision.wait_s if to is decision.to else None
+        if to is order.state:
+            order.moves += ((to, to),)
+            order.fences = order.unanswered > 0
+        else:
+            _move(order, to, decision.rule, decision.call_sid, wait_s)
 
     @contextmanager
     def _changing(self, order_id: str) -> Iterator[ModelOrder]:
@@ -212,6 +236,13 @@ class LedgerModel:
         order = replace(self.orders[order_id])
         yield order
         self.orders[order_id] = order
+
+
+def _wished(order: ModelOrder, to: OrderState) -> OrderState:
+    """Return where an order goes that somebody wanted back."""
+    if not order.cancel_wish or to not in WAITING:
+        return to
+    return S.IN_DOUBT if order.unanswered else S.CANCELLED
 
 
 def _move(
@@ -225,6 +256,7 @@ def _move(
         raise IllegalMove(f"{order.state} to {to}")
     order.moves += ((order.state, to),)
     order.state, order.rule = to, rule
+    order.fences = order.unanswered > 0 and (to not in ENDED or to is S.DEAD)
     order.call_sid = call_sid or order.call_sid
     order.in_queue = to in WAITING
     order.wait_over = order.deadline_over or not wait_s

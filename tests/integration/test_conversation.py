@@ -65,8 +65,10 @@ class FragileDesk:
     async def result(self, order_id: str) -> Result | None:
         return await self.ledger.result(order_id)
 
-    async def cancel(self, order_id: str, *, by: str, why: str) -> Cancellation:
-        return await self.ledger.cancel(order_id, by=by, why=why)
+    async def cancel(
+        self, order_id: str, *, by: str, why: str, even_if_unknown: bool = False
+    ) -> Cancellation:
+        return await self.ledger.cancel(order_id, by=by, why=why, even_if_unknown=even_if_unknown)
 
 
 @pytest.fixture

@@ -380,9 +380,11 @@ async def test_a_flood_of_wake_ups_does_not_hide_an_order_that_is_due(
 ):
     order = make_order(target_phone_number=NUMBER_OF["500-before"])  # comes due without a wake-up
 
+    ebb = asyncio.Event()
+
     async def flood() -> None:
         nobody = [f"ord_nobody{n:06}" for n in range(10_000)]
-        while True:
+        while not ebb.is_set():
             if await redis.llen(keys.WAKEUP) < len(nobody) // 2:  # type: ignore[misc]
                 await redis.rpush(keys.WAKEUP, *nobody)  # type: ignore[misc]
             await asyncio.sleep(0.01)
@@ -393,7 +395,8 @@ async def test_a_flood_of_wake_ups_does_not_hide_an_order_that_is_due(
             await ledger.submit(order)
             assert is_true(await until(ledger, order, OrderState.PLACED), carrier)
         finally:
-            flooding.cancel()
+            ebb.set()
+            await flooding
 
 
 async def test_a_stranger_in_arqs_queue_is_thrown_out(

@@ -1,12 +1,14 @@
 """Who has no Redis gets one: started on first use, joined by the next, gone with its starter."""
 
 import contextlib
+import fcntl
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 from redis import Redis
@@ -57,6 +59,24 @@ def test_those_that_come_at_once_share_one_server(tmp_path: Path):
     with contextlib.ExitStack() as stack:
         started = [stack.enter_context(starter(tmp_path)) for _ in range(3)]
         assert len({said_by(process) for process in started}) == 1
+
+
+def test_who_waited_for_a_turn_joins_the_one_that_was_faster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    lock_it, faster = fcntl.flock, []
+    with contextlib.ExitStack() as stack:
+
+        def wait_for_a_turn(lock: IO[str], how: int) -> None:
+            monkeypatch.setattr(fcntl, "flock", lock_it)
+            faster.append(stack.enter_context(embedded_server(tmp_path)))
+            lock_it(lock, how)
+
+        monkeypatch.setattr(fcntl, "flock", wait_for_a_turn)
+        with embedded_server(tmp_path) as url:
+            assert answers(url)
+        assert faster
+        assert answers(faster[0])
 
 
 def test_a_socket_left_behind_by_a_killed_server_is_no_obstacle(tmp_path: Path):

@@ -924,7 +924,7 @@ async def test_the_register_counts_and_lists_what_the_ledger_did(
     for state, order_id in order_of.items():
         assert [order.order_id for order in await register.newest(state=state)] == [order_id]
         assert [found async for found in register.ids(state)] == [order_id]
-    assert await register.queued_jobs() == len(WAITING)
+    assert [await register.queued(state) for state in WAITING] == [1] * len(WAITING)
 
 
 async def test_the_register_yields_each_id_once_however_many_moved_in_one_millisecond(

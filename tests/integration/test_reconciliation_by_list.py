@@ -2,9 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import timedelta
-
-import pytest
+from datetime import datetime, timedelta
 
 from dispatcher.attempt import Workshop
 from dispatcher.call_handler import CallHandler
@@ -13,6 +11,7 @@ from dispatcher.rehearsal.behaviours import MAGIC_NUMBERS
 from dispatcher.rehearsal.carrier import Carrier
 from dispatcher.rehearsal.handler import Promises, RehearsalHandler
 from dispatcher.rehearsal.server import rehearsal_server
+from shared.clock import SYSTEM_CLOCK, Clock, SystemClock
 from shared.handler_profile import HandlerProfile
 from shared.ledger import Ledger
 from shared.lifecycle import OrderState, Policy
@@ -24,9 +23,11 @@ ANOTHER_OWNER = "somebody-else"
 
 
 @asynccontextmanager
-async def scene(ledger: Ledger) -> AsyncIterator[tuple[Workshop, Carrier]]:
+async def scene(
+    ledger: Ledger, clock: Clock | None = None
+) -> AsyncIterator[tuple[Workshop, Carrier]]:
     """A handler that promises only its list of calls, in which no call names its order."""
-    carrier = Carrier()
+    carrier = Carrier(clock=clock or SYSTEM_CLOCK)
     promises = Promises(keyed=False, lookup=False, listing=True, problem_members=False)
     rehearsal = RehearsalHandler(carrier, promises=promises, hang_s=0.01)
     async with rehearsal_server(rehearsal) as url:
@@ -129,18 +130,60 @@ async def test_a_call_that_is_another_orders_is_not_taken_for_this_ones(
         assert [result and result.call_sid for result in recorded] == sids
 
 
-@pytest.mark.parametrize("hours", [1, 24])
-async def test_calls_from_before_the_order_was_made_are_not_its_own(
-    ledger: Ledger, make_order: MakeOrder, hours: int
+class HandlersClock(SystemClock):
+    """A clock that is off by so much."""
+
+    off_by = timedelta()
+
+    def now(self) -> datetime:
+        return super().now() + self.off_by
+
+
+async def test_calls_from_long_before_the_order_was_made_are_not_its_own(
+    ledger: Ledger, make_order: MakeOrder
 ):
-    async with scene(ledger) as (shop, carrier):
+    clock = HandlersClock()
+    async with scene(ledger, clock) as (shop, carrier):
         number = NUMBER_OF["reset-before"]
+        clock.off_by = -timedelta(days=1)
         carrier.ring("ord_of_yesterday", number)
-        made = make_order().created_at + timedelta(milliseconds=1)
-        order = make_order(
-            target_phone_number=number, created_at=made, expires_at=made + timedelta(hours=hours)
-        )
+        clock.off_by = timedelta()
+        order = make_order(target_phone_number=number)
         await ledger.submit(order)
         assert await shop.attempt(order.order_id) == "in_doubt"
         await until(shop, order.order_id, "found_unplaced")
         assert carrier.rings(order.order_id) == 0
+
+
+async def test_a_call_that_seems_older_than_its_order_is_still_its_own(
+    ledger: Ledger, make_order: MakeOrder
+):
+    """The handler's clock is behind ours: asked since our time it would not name the call."""
+    clock = HandlersClock()
+    clock.off_by = -timedelta(minutes=5)
+    async with scene(ledger, clock) as (shop, carrier):
+        order = make_order(target_phone_number=NUMBER_OF["no-sid"])
+        await ledger.submit(order)
+        assert await shop.attempt(order.order_id) == "in_doubt"
+        await until(shop, order.order_id, "found_placed")
+        assert carrier.rings(order.order_id) == 1
+
+
+async def test_a_call_is_nobodys_while_two_owners_orders_to_that_number_are_open(
+    ledger: Ledger, make_order: MakeOrder
+):
+    """Either may be that call, and the wrong guess would ring somebody twice."""
+    number = NUMBER_OF["no-sid"]
+    async with scene(ledger) as (shop, carrier):
+        orders = [make_order(target_phone_number=number, owner=owner) for owner in ("ann", "bob")]
+        for order in orders:
+            await ledger.submit(order)
+            assert await shop.attempt(order.order_id) == "in_doubt"
+
+        async def told() -> bool:
+            await Recoverer(shop, 1).look()
+            progress = [await ledger.progress(order.order_id) for order in orders]
+            return all(one is not None and "open too" in str(one.reason) for one in progress)
+
+        await eventually(told)
+        assert [carrier.rings(order.order_id) for order in orders] == [1, 1]

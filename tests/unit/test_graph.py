@@ -67,7 +67,14 @@ class Desk:
             return None
         return Result(order_id=order_id, state=state, rule="r", reason="because")
 
-    async def cancel(self, order_id: str, *, by: str, why: str) -> Cancellation:  # noqa: ARG002
+    async def cancel(
+        self,
+        order_id: str,
+        *,
+        by: str,  # noqa: ARG002
+        why: str,  # noqa: ARG002
+        even_if_unknown: bool = False,  # noqa: ARG002
+    ) -> Cancellation:
         match self.states.get(order_id):
             case None:
                 return Cancellation.UNKNOWN

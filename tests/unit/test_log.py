@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import structlog
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from shared.claim import Claimed
 from shared.lifecycle import Tries
@@ -56,6 +56,10 @@ class Envelope:
     note: str
 
 
+class Asked(BaseModel):
+    user_name: str
+
+
 class Failed(Exception):
     pass
 
@@ -78,6 +82,7 @@ LEAKS: dict[str, dict[str, Any]] = {
     "deep in lists": {"batch": [({"a": [{"user_name": "Lovelace"}, ORDER]},), {NUMBER}]},
     "deep in names": {"by_number": {"held": {NUMBER: ORDER}}},
     "an exception as a value": {"error": Failed(f"no route to {NUMBER}")},
+    "somebody's model": {"asked": Asked(user_name="Lovelace")},
     "bytes": {"raw": NUMBER.encode()},
 }
 
@@ -96,7 +101,7 @@ def test_nothing_private_reaches_a_line_of_somebody_elses_by(leak: str, stderr: 
     foreign = logging.getLogger("somebody.else")
     foreign.info("seen", extra=LEAKS[leak])
     value = next(iter(LEAKS[leak].values()))
-    if not isinstance(value, dict | str) and leak not in {"deep in lists", "deep in names"}:
+    if not isinstance(value, dict | list | str | Asked):
         foreign.info("seen %s and %r", value, value)
     written = stderr.getvalue()
     assert "seen" in written

@@ -94,7 +94,7 @@ BAD_INPUT: dict[str, tuple[dict[str, Any], str, str]] = {
     ),
     "a nameless detail": ({"gathered_details": {"": "x"}}, "gathered_details", "at least 1"),
     "metadata that are no text": ({"metadata": {"n": 1}}, "metadata.n", "string"),
-    "unknown field": ({"taget_phone_number": SECRET}, "taget_phone_number", "not permitted"),
+    "unknown field": ({"taget_phone_number": SECRET}, "taget_phone_number", "not a field"),
     "unknown version": ({"schema_version": 2}, "schema_version", "Input should be 1"),
     "an id with a space": ({"order_id": "ord 0123456789"}, "order_id", "pattern"),
     "an id with a line end": ({"order_id": "ord_0123456789\n\n/x"}, "order_id", "pattern"),

@@ -247,10 +247,21 @@ def test_a_problem_that_says_no_is_tried_again_as_it_says(
     assert isinstance(problem(status, {"call_placed": "no", **members}), kind)
 
 
-@pytest.mark.parametrize("placed", [None, "", "NO", "maybe", False, 0, ["no"], {"no": 1}])
-def test_a_problem_that_does_not_say_is_judged_by_its_status(placed: Any):
-    assert isinstance(problem(500, {"call_placed": placed}), Unanswered)
-    assert isinstance(problem(404, {"call_placed": placed}), Refused)
+def test_a_problem_that_does_not_say_is_judged_by_its_status():
+    for silent in ({}, {"call_placed": None}):
+        assert isinstance(problem(500, silent), Unanswered)
+        assert isinstance(problem(404, silent), Refused)
+
+
+@pytest.mark.parametrize("placed", ["", "NO", "Yes", "maybe", True, False, 0, ["no"], {"no": 1}])
+def test_a_problem_that_says_what_nobody_understands_is_unanswered(placed: Any):
+    assert isinstance(problem(404, {"call_placed": placed}), Unanswered)
+
+
+@pytest.mark.parametrize("status", [404, 422, 429, 500, 503])
+def test_an_answer_that_names_a_call_is_never_taken_for_a_no(status: int):
+    assert isinstance(answered(status, {"call_sid": SID}), Unanswered)
+    assert isinstance(problem(status, {"call_placed": "no", "call_sid": SID}), Unanswered)
 
 
 def test_members_of_a_problem_count_only_in_a_problem():
