@@ -32,7 +32,8 @@ from dispatcher.attempt import Workshop
 from dispatcher.call_handler import CallHandler
 from dispatcher.recoverer import Recoverer
 from shared import keys
-from shared.ledger import JOB_FUNCTION, Ledger, json_bytes
+from shared.envelope import JOB_FUNCTION, json_bytes
+from shared.ledger import Ledger
 from shared.redis_pool import AWAY, connection_pool, ledger_client
 from shared.settings import Settings
 

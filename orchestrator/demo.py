@@ -131,7 +131,8 @@ async def _converse(settings: Settings, console: Console, task: str | None) -> i
                     _say(console, "ringonce", turn.text)
                     console.print(
                         f"placed order {turn.order_id} call_sid {turn.call_sid} in "
-                        f"{took_ms:.0f} ms (confirmation to call_sid)"
+                        f"{took_ms:.0f} ms (confirmation to call_sid)",
+                        soft_wrap=True,
                     )
                     return 0
             _say(console, "ringonce", turn.text)

@@ -167,7 +167,8 @@ class WorkflowManager:
         if not words.says_no(message):
             return await self._run(thread_id, None)
         confirming = {"confirm_task", "trigger_call"} & cut_off
-        if confirming and await self._held_back(snapshot):
+        known = await self._context.desk.progress(snapshot.values["order_id"])
+        if confirming and known is None and await self._held_back(snapshot):
             config = _config(thread_id)
             await self._graph.aupdate_state(config, {"decision": "no"}, as_node="confirm_task")
             return await self._run(thread_id, None)

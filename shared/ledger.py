@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
-from arq.jobs import serialize_job
 from redis import exceptions as redis_errors
 from redis.asyncio import Redis
 from redis.commands.core import AsyncScript
@@ -22,15 +21,13 @@ from shared.claim import ClaimAnswer, Claimed, NotClaimed, Unreadable
 from shared.clock import SYSTEM_CLOCK, Clock, from_epoch_ms, to_epoch_ms
 from shared.desk import Cancellation, OrderNotAccepted, Submission
 from shared.durability import check_waitaof, written_to_disk
+from shared.envelope import envelope
 from shared.lifecycle import Decision, OrderState, Tries
 from shared.order import CallOrder
 from shared.progress import OrderProgress, Result, progress_of
 from shared.redis_pool import passes
 from shared.scripts import source
 from shared.settings import Durability
-
-JOB_FUNCTION: Final = "dispatch_order"
-"""The name of arq's job; its only argument is the order id."""
 
 FENCE_RECHECK_S: Final = 2.0
 
@@ -80,7 +77,7 @@ class Ledger:
                 order.thread_id or "",
                 to_epoch_ms(order.created_at),
                 to_epoch_ms(order.expires_at),
-                _envelope(self.clock, order.order_id),
+                envelope(order.order_id, self.clock),
             )
         except redis_errors.OutOfMemoryError as error:
             raise OrderNotAccepted("the store is full", certain=True) from error
@@ -193,9 +190,8 @@ class Ledger:
 
     async def requeue(self, order_id: str, *, by: str, why: str) -> Act:
         """Give a dead order all its attempts and its time again, by a person's word."""
-        envelope = _envelope(self.clock, order_id)
-        act = uuid.uuid4().hex
-        return Act((await self._order_script("requeue", order_id, by, why, envelope, act))[0])
+        act, job = uuid.uuid4().hex, envelope(order_id, self.clock)
+        return Act((await self._order_script("requeue", order_id, by, why, job, act))[0])
 
     async def cancel(
         self, order_id: str, *, by: str, why: str, even_if_unknown: bool = False
@@ -211,7 +207,7 @@ class Ledger:
 
     async def restore_job(self, order_id: str) -> bool:
         """Put a waiting order back into arq's queue if it fell out; False if it did not."""
-        answer = await self._order_script("restore_job", order_id, _envelope(self.clock, order_id))
+        answer = await self._order_script("restore_job", order_id, envelope(order_id, self.clock))
         return bool(answer[0] == "restored")
 
     async def progress(self, order_id: str) -> OrderProgress | None:
@@ -274,17 +270,6 @@ class Ledger:
         if name not in self._scripts:
             self._scripts[name] = self.redis.register_script(source(name))
         return self._scripts[name]
-
-
-def json_bytes(value: Any) -> bytes:
-    """Serialize an arq envelope: JSON, never pickle, so that writing to Redis runs no code."""
-    return json.dumps(value, separators=(",", ":")).encode()
-
-
-def _envelope(clock: Clock, order_id: str) -> str:
-    now_ms = to_epoch_ms(clock.now())
-    job = serialize_job(JOB_FUNCTION, (order_id,), {}, None, now_ms, serializer=json_bytes)
-    return job.decode()
 
 
 def _written(

@@ -12,6 +12,7 @@
 -- Answers  {'done', state}   {'lost', state}   {'unknown'}
 
 if not order.state then return {'unknown'} end
+if ARGV[2] == '0' then return {'lost', order.state} end  -- nobody was ever given this token
 if order.settled == ARGV[2] then return {'done', order.state} end
 if order.token ~= ARGV[2] then return {'lost', order.state} end
 
@@ -48,7 +49,7 @@ local to = wished(ARGV[3])
 local wait = to == ARGV[3] and tonumber(ARGV[7]) or -1
 local note = {rule = ARGV[4], reason = ARGV[5], call_sid = ARGV[6], wait = wait,
               evidence = ARGV[10], by = ARGV[11]}
-if to == order.state then
+if to == 'IN_DOUBT' and order.state == to then
   save()
   mind_the_fence(to)
   history(to, to, note)

@@ -104,9 +104,9 @@ class LedgerModel:
         if order_id not in self.orders:
             return Act.UNKNOWN
         with self._changing(order_id) as order:
-            if order.settled == token:
+            if token and order.settled == token:
                 return Act.DONE
-            if order.token != token:
+            if not token or order.token != token:
                 return Act.LOST
             late = order.state is S.IN_DOUBT and order.rule == "lease_ran_out"
             rang = decision.to is S.PLACED
@@ -224,7 +224,7 @@ class LedgerModel:
             order.unanswered = 0
         to = _wished(order, decision.to)
         wait_s = decision.wait_s if to is decision.to else None
-        if to is order.state:
+        if to is order.state is S.IN_DOUBT:
             order.moves += ((to, to),)
             order.fences = order.unanswered > 0
         else:

@@ -369,7 +369,8 @@ async def test_an_order_whose_lease_ran_out_on_a_kept_connection_is_held_back(
 
 
 async def test_the_headers_of_the_contract_go_with_every_order(make_order: MakeOrder):
-    order = make_order(expires_at=datetime(2040, 2, 3, 4, 5, 6, tzinfo=UTC))
+    made = datetime(2040, 2, 1, tzinfo=UTC)
+    order = make_order(created_at=made, expires_at=datetime(2040, 2, 3, 4, 5, 6, tzinfo=UTC))
     async with facing(says(PLACED)) as (handler, seen):
         await handler.send(claim(order, attempt=3))
     head = seen.head()

@@ -179,7 +179,8 @@ async def test_a_no_after_a_yes_that_was_cut_off_before_the_store_had_it_orders_
     turn = await manager.continue_(asked.thread_id, "no, stop")
     assert (turn.kind, turn.call_state) == ("report", None)
     assert "Nothing was ordered" in turn.text
-    assert await redis.zcard(keys.ORDERS) == 0
+    assert await redis.zcard(keys.QUEUE) == 0
+    assert await redis.zcard(keys.state("CANCELLED")) == 1, "held back, should it still come"
 
 
 async def test_a_no_after_a_yes_that_was_cut_off_with_the_order_in_the_store_takes_it_back(
@@ -211,7 +212,7 @@ async def test_a_saved_yes_is_not_swallowed_by_a_no_that_came_after_a_crash(
     turn = await manager.continue_(asked.thread_id, "no", asked.reply_to)
     assert turn.kind == "report"
     assert "Nothing was ordered" in turn.text
-    assert await redis.zcard(keys.ORDERS) == 0
+    assert await redis.zcard(keys.QUEUE) == 0
 
 
 async def test_a_retried_answer_confirms_nothing_the_person_has_not_seen(

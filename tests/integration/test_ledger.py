@@ -15,7 +15,8 @@ from shared import keys
 from shared.claim import ClaimAnswer, Claimed, NotClaimed, Unreadable
 from shared.clock import SYSTEM_CLOCK, from_epoch_ms, to_epoch_ms
 from shared.desk import Cancellation, OrderNotAccepted, Submission
-from shared.ledger import JOB_FUNCTION, Act, Ledger
+from shared.envelope import JOB_FUNCTION
+from shared.ledger import Act, Ledger
 from shared.lifecycle import ENDED, WAITING, Decision, OrderState
 from shared.order import CallOrder
 from shared.progress import did_it_ring, why_it_waits
@@ -513,7 +514,7 @@ async def test_a_settle_before_any_claim_is_lost(ledger: Ledger, make_order: Mak
     assert await settle(ledger, NOBODY, 1, PLACED) is Act.UNKNOWN
 
 
-@pytest.mark.parametrize("to", [S.QUEUED, S.SENDING, S.CANCELLED, S.EXPIRED])
+@pytest.mark.parametrize("to", [S.QUEUED, S.SENDING, S.EXPIRED])
 async def test_a_move_that_is_not_in_the_table_is_refused_and_writes_nothing(
     ledger: Ledger, redis: Redis, make_order: MakeOrder, to: OrderState
 ):
@@ -655,8 +656,88 @@ async def test_cancelling_is_truthful_in_every_state(
     if answer is Cancellation.CANCELLED:
         assert await state_of(ledger, order_id) is S.CANCELLED
         assert await claim(ledger, order_id) == NotClaimed("ended", "CANCELLED")
-    else:
+    elif answer is Cancellation.TOO_LATE:
         assert await everything(redis) == before
+    else:
+        assert await state_of(ledger, order_id) is state
+
+
+async def test_a_wish_to_have_it_back_is_minded_as_soon_as_it_is_sure_that_it_did_not_ring(
+    ledger: Ledger, make_order: MakeOrder
+):
+    sent = await submitted(ledger, make_order())
+    token = (await claimed(ledger, sent)).token
+    assert await ledger.cancel(sent, by="ada", why="no appetite") is Cancellation.SENDING
+    assert await settle(ledger, sent, token, AGAIN) is Act.DONE
+    assert await state_of(ledger, sent) is S.CANCELLED
+
+    doubtful = await bring(ledger, make_order(), S.IN_DOUBT)
+    assert await ledger.cancel(doubtful, by="ada", why="no appetite") is Cancellation.IN_DOUBT
+    assert await reconcile(ledger, doubtful, 1, SAME_KEY) is Act.DONE
+    assert await state_of(ledger, doubtful) is S.IN_DOUBT, "sending is asking, and it may ring"
+    assert await ledger.resolve(doubtful, call_sid=None, by="ada", why="asked") is Act.DONE
+    assert await state_of(ledger, doubtful) is S.CANCELLED
+
+
+async def test_a_late_word_that_it_rang_is_never_lost(ledger: Ledger, make_order: MakeOrder):
+    waiting = await bring(ledger, make_order(), S.IN_DOUBT)
+    assert await reconcile(ledger, waiting, 1, SAME_KEY) is Act.DONE
+    progress = await ledger.progress(waiting)
+    assert progress is not None
+    assert progress.state is S.RETRYABLE
+    if progress.rule != "unanswered":
+        redis = ledger.redis
+        await redis.hdel(keys.record(waiting), "settled")  # type: ignore[misc]  # its worker was thought dead
+    assert await settle(ledger, waiting, 1, PLACED) is Act.DONE
+    assert await state_of(ledger, waiting) is S.PLACED
+
+    ended = await submitted(ledger, make_order())
+    token = (await claimed(ledger, ended)).token
+    await settle(ledger, ended, token, AGAIN)
+    assert await ledger.cancel(ended, by="ada", why="why not") is Cancellation.CANCELLED
+    await ledger.redis.hdel(keys.record(ended), "settled")  # type: ignore[misc]
+    assert await settle(ledger, ended, token, PLACED) is Act.LOST
+    known = await ledger.progress(ended)
+    assert known is not None
+    assert (known.state, known.call_sid) == (S.CANCELLED, PLACED.call_sid)
+    assert "may have rung" in did_it_ring(known)
+
+
+async def test_an_act_sent_again_after_a_lost_answer_is_answered_again(
+    ledger: Ledger, make_order: MakeOrder, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("shared.ledger.uuid.uuid4", lambda: uuid.UUID(int=7))
+    order_id = await submitted(ledger, make_order())
+    for _ in range(2):
+        answer = await ledger.cancel(order_id, by="ada", why="no appetite")
+        assert answer is Cancellation.CANCELLED
+
+
+async def test_an_order_that_may_have_rung_elsewhere_is_not_sent_to_another_handler(
+    ledger: Ledger, make_order: MakeOrder
+):
+    order_id = await submitted(ledger, make_order())
+    lost, overdue = LOST, OVERDUE
+    first = await ledger.claim(
+        order_id, worker="w", lease_s=60, lost=lost, overdue=overdue, handler="one"
+    )
+    assert isinstance(first, Claimed)
+    await settle(ledger, order_id, first.token, IN_DOUBT)
+    await reconcile(ledger, order_id, first.token, SAME_KEY)
+    second = await ledger.claim(
+        order_id, worker="w", lease_s=60, lost=lost, overdue=overdue, handler="two"
+    )
+    assert second == NotClaimed("in_doubt")
+
+
+async def test_an_order_held_back_before_it_came_is_refused_when_it_comes(
+    ledger: Ledger, make_order: MakeOrder
+):
+    order = make_order()
+    answer = await ledger.cancel(order.order_id, by="ada", why="no", even_if_unknown=True)
+    assert answer is Cancellation.CANCELLED
+    assert await ledger.submit(order) is Submission.CONFLICT
+    assert await state_of(ledger, order.order_id) is S.CANCELLED
 
 
 async def test_cancelling_what_may_have_rung_says_in_doubt_and_never_sends_it_again(

@@ -14,7 +14,7 @@ DOORS = {
     # what is imported: the only places that may
     "dispatcher": ("dispatcher/", "ringonce.py"),
     "orchestrator": ("orchestrator/", "ringonce.py"),
-    "arq": ("shared/ledger.py", "dispatcher/worker.py"),
+    "arq": ("shared/envelope.py", "dispatcher/worker.py"),
     "httpx": ("dispatcher/call_handler.py", "dispatcher/verdict.py"),
     "langgraph": ("orchestrator/",),
     "time": ("shared/clock.py",),

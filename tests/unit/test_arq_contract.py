@@ -16,7 +16,8 @@ from dispatcher.call_handler import CallHandler
 from dispatcher.worker import Dispatcher
 from shared import keys
 from shared.clock import from_epoch_ms
-from shared.ledger import JOB_FUNCTION, Ledger, json_bytes
+from shared.envelope import JOB_FUNCTION, json_bytes
+from shared.ledger import Ledger
 from shared.redis_pool import connection_pool
 from shared.settings import Settings
 from tests.conftest import MakeOrder
