@@ -4,6 +4,7 @@ from datetime import datetime
 from typing import Final
 
 from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -33,7 +34,7 @@ def order_table(orders: list[OrderProgress], now: datetime) -> RenderableType:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("order", "state", "moved"):
         table.add_column(name, no_wrap=True)
-    table.add_column("call_sid, or why there is none", overflow="fold")
+    table.add_column("call_sid, or why not", overflow="ellipsis", no_wrap=True)
     for order in orders:
         table.add_row(
             order.order_id,
@@ -86,15 +87,19 @@ def error_console() -> Console:
     return Console(stderr=True, highlight=False)
 
 
-def _timeline(moves: list[Move]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("time (UTC)", "move", "rule", "reason and evidence", "by"):
-        table.add_column(name, no_wrap=name in {"time (UTC)", "rule"}, overflow="fold")
+def _timeline(moves: list[Move]) -> RenderableType:
+    """Return the moves, a paragraph each: a table would break words on a narrow screen."""
+    lines: list[RenderableType] = [Text("time (UTC)    move", style="bold")]
     for move in moves:
-        step = Text.assemble(move.from_state.lower() or "new", " → ", _state(move.to_state))
-        told = move.reason + (f"\n{_seen(move)}" if move.evidence else "")
-        table.add_row(f"{move.at:%H:%M:%S.%f}"[:-3], step, move.rule, told, move.by)
-    return table
+        step = Text.assemble(
+            (f"{move.at:%H:%M:%S.%f}"[:-3], "dim"),
+            f"  {move.from_state or 'new'} → ",
+            _state(move.to_state),
+            (f"  {move.rule}, by {move.by}", "dim"),
+        )
+        told = [Text(move.reason), *([Text(_seen(move), style="dim")] if move.evidence else [])]
+        lines += [step, *(Padding(line, (0, 0, 0, 14)) for line in told)]
+    return Group(*lines)
 
 
 def _seen(move: Move) -> str:
