@@ -131,9 +131,10 @@ async def at_rest(redis: Redis) -> None:
     """Wait until nobody is going to do anything any more by himself."""
 
     async def nothing_to_do() -> bool:
-        return not any(
-            [await redis.zcard(index) for index in (keys.QUEUE, keys.LEASES, keys.DOUBTS)]
-        )
+        async with redis.pipeline(transaction=True) as at_once:  # or one slips by between the looks
+            for index in (keys.QUEUE, keys.LEASES, keys.DOUBTS):
+                at_once.zcard(index)
+            return not any(await at_once.execute())
 
     await eventually(nothing_to_do, within_s=30)
 
