@@ -56,6 +56,8 @@ class CallHandler:
         self._clock = clock
         self._client = httpx.AsyncClient(
             base_url=str(profile.url),
+            # An answer of a hundred bytes needs no packing, and a packed one may be a bomb.
+            headers={"accept-encoding": "identity"},
             timeout=httpx.Timeout(
                 connect=profile.connect_timeout_s,
                 write=profile.connect_timeout_s,
@@ -75,7 +77,10 @@ class CallHandler:
 
     async def send(self, claimed: Claimed) -> Outcome:
         """Send the order once, if the lease still covers it, and judge what came of it."""
-        request = self._scribe.order(claimed)
+        try:
+            request = self._scribe.order(claimed)
+        except Exception as error:  # noqa: BLE001  (nothing has left, whatever went wrong)
+            return NotSent(f"it cannot be written down: {type(error).__name__}")
         now, limit_s = self._clock.monotonic, self.profile.attempt_limit_s
         latest_end = claimed.good_until - SETTLE_MARGIN_S
         watch = WireWatch(

@@ -92,9 +92,11 @@ def make_order() -> MakeOrder:
 
 async def eventually(truth: Any, *, within_s: float = 10.0) -> Any:
     """Return what the awaitable function `truth` returns once it is true; fail after `within_s`."""
+    # The deadline is looked at as well: on Python 3.11 a cancellation can get lost in redis-py.
+    deadline = SYSTEM_CLOCK.monotonic() + within_s
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(within_s):
-            while True:
+            while SYSTEM_CLOCK.monotonic() < deadline:
                 if found := await truth():
                     return found
                 await asyncio.sleep(0.01)

@@ -12,10 +12,18 @@ from typing import IO
 
 import pytest
 from redis import Redis
+from redis.asyncio import Redis as AsyncRedis
 from redis.exceptions import RedisError
 
 from shared import embedded_server as module
-from shared.embedded_server import NoStore, embedded_server, server_program, store
+from shared.embedded_server import (
+    NoStore,
+    StillThere,
+    embedded_server,
+    server_program,
+    start_server,
+    store,
+)
 from shared.settings import Settings
 from tests.conftest import eventually
 
@@ -226,3 +234,34 @@ def said_by(process: "subprocess.Popen[str]") -> tuple[str, str]:
     assert process.stdout is not None
     url, pid = process.stdout.readline().split()
     return url, pid
+
+
+async def test_when_the_owner_goes_one_of_those_who_remain_starts_it_again(tmp_path: Path):
+    with contextlib.ExitStack() as owner, contextlib.ExitStack() as guest:
+        url = owner.enter_context(embedded_server(tmp_path))
+        assert guest.enter_context(embedded_server(tmp_path)) == url
+        async with AsyncRedis.from_url(url) as redis:
+            await redis.set("what was there", "stays")
+        owner.close()
+
+        async def answers() -> bool:
+            with contextlib.suppress(RedisError, OSError):
+                async with AsyncRedis.from_url(url) as again:
+                    return bool(await again.get("what was there") == b"stays")
+            return False
+
+        assert await eventually(answers)
+
+
+def test_a_server_that_is_only_too_busy_to_answer_is_not_started_twice(tmp_path: Path):
+    with embedded_server(tmp_path) as url:
+        with Redis.from_url(url) as redis:
+            pid = redis.info("server")["process_id"]
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(StillThere):
+                start_server(tmp_path, Path(url.removeprefix("unix://")))
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        with Redis.from_url(url) as redis:
+            assert redis.info("server")["process_id"] == pid
