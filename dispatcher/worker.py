@@ -7,7 +7,8 @@
 - `start_jobs`: no in-progress key, because the claim is the lease (arq's key runs out under a slow
   worker, and the job runs twice);
 - `run_job`: no retries, results and payload expiry, because attempts and answers are the ledger's
-  (arq drops a job past `max_tries` without a word, and its payload after a day).
+  (arq drops a job past `max_tries` without a word, and its payload after a day);
+- `handle_sig_wait_for_completion` and `close`: say what is still under way, and end quietly.
 
 `tests/unit/test_arq_contract.py` fails when another arq has other methods.
 """
