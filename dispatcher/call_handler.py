@@ -13,7 +13,7 @@ import httpx
 from anyio.lowlevel import checkpoint
 from pydantic import SecretStr
 
-from dispatcher.enquiry import judge_listing, judge_lookup
+from dispatcher.enquiry import judge_cancel, judge_listing, judge_lookup
 from dispatcher.order_request import Scribe, WrittenRequest
 from dispatcher.verdict import excerpt, judge_answer, judge_exception
 from dispatcher.wire import HeldBack, WireWatch
@@ -115,6 +115,16 @@ class CallHandler:
                 lambda status, body: judge_listing(status, body, listing, order.order_id),
             )
         return CannotTell("the handler cannot be asked"), WireEvidence()
+
+    async def take_back(self, order: CallOrder) -> tuple[Finding, WireEvidence]:
+        """Ask for an order back: Known(()) only if the handler vouches that it will not ring."""
+        cancel = self.profile.cancel
+        if cancel is None:
+            return CannotTell("the handler takes nothing back"), WireEvidence()
+        return await self._ask(
+            self._scribe.question(cancel.path, order, cancel.method),
+            lambda status, body: judge_cancel(status, body, cancel),
+        )
 
     async def aclose(self) -> None:
         """Close all connections."""

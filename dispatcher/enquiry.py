@@ -2,7 +2,7 @@
 
 from dispatcher.verdict import as_json, at, call_sid, excerpt, holds
 from shared.finding import CannotTell, Finding, Known, KnownRefused
-from shared.handler_profile import Listing, Lookup
+from shared.handler_profile import Cancel, Listing, Lookup
 
 
 def judge_lookup(status: int, body: bytes, lookup: Lookup) -> Finding:
@@ -17,6 +17,13 @@ def judge_lookup(status: int, body: bytes, lookup: Lookup) -> Finding:
     if holds(lookup.refused, said, body) and not at(said, lookup.call_sid):
         return KnownRefused(str(at(said, "/detail") or "refused")[:300])
     return CannotTell(f"the handler says {excerpt(body)[:160]!r}")
+
+
+def judge_cancel(status: int, body: bytes, cancel: Cancel) -> Finding:
+    """Return whether the handler vouches that no call was or will be placed for the order."""
+    if 200 <= status < 300 and holds(cancel.cancelled, as_json(body), body):
+        return Known(())
+    return CannotTell(f"{status} to a wish to have it back")
 
 
 def judge_listing(status: int, body: bytes, listing: Listing, order_id: str) -> Finding:

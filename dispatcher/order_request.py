@@ -72,16 +72,19 @@ class Scribe:
             content=(_form(body) if form else json.dumps(body)).encode(),
         )
 
-    def question(self, path: str, order: CallOrder) -> WrittenRequest:
-        """Return the request that asks about the order at `path`."""
+    def question(self, path: str, order: CallOrder, method: str = "GET") -> WrittenRequest:
+        """Return the request that asks at `path` about the order, or for it back."""
         parts = _parts(order)
-        return WrittenRequest("GET", self._path(path, parts), self._own_headers(parts), b"")
+        return WrittenRequest(method, self._path(path, parts), self._own_headers(parts), b"")
 
     def __post_init__(self) -> None:
         """Find out now, not in the middle of an attempt, what the profile names in vain."""
         profile = self.profile
         wanted = profile.order
-        paths = [wanted.path, *(part.path for part in (profile.lookup, profile.listing) if part)]
+        paths = [
+            wanted.path,
+            *(part.path for part in (profile.lookup, profile.listing, profile.cancel) if part),
+        ]
         named = [*paths, *wanted.fields.values(), *wanted.headers.values()]
         for template in (*named, *(wanted.basic_auth or ())):
             self._filled(template, {part: {} for part in _PARTS})

@@ -82,7 +82,7 @@ class Recoverer:
             finding: Finding = CannotTell("it was sent to another handler than this worker's")
             evidence = WireEvidence()
         else:
-            finding, evidence = await self._ask(order_id)
+            finding, evidence = await self._ask(order_id, wanted_back=known.cancel_wish is not None)
         decision = decide_doubt(
             finding,
             Tries(spent=known.spent, unanswered=known.unanswered, deaths=known.deaths),
@@ -111,8 +111,14 @@ class Recoverer:
                 if await ledger.restore_job(order_id):
                     log.warning("order.job_restored", order_id=order_id)
 
-    async def _ask(self, order_id: str) -> tuple[Finding, WireEvidence]:
+    async def _ask(self, order_id: str, *, wanted_back: bool) -> tuple[Finding, WireEvidence]:
         profile = self.workshop.handler.profile
+        if wanted_back and profile.cancel is not None:
+            wanted = await Register(self.workshop.ledger).body(order_id)
+            if wanted is not None:
+                finding, evidence = await self.workshop.handler.take_back(wanted)
+                if isinstance(finding, Known):
+                    return finding, evidence
         if profile.answers_lookup:
             register = Register(self.workshop.ledger)
             order = await register.body(order_id)

@@ -102,6 +102,15 @@ class Listing(_Part):
     """Where an item names its order, if it does; those of other orders are left out."""
 
 
+class Cancel(_Part):
+    """How to take an order back that is in doubt and that somebody wished to have back."""
+
+    method: Literal["DELETE", "POST"] = "DELETE"
+    path: Path_ = "/order/{order_id}"
+    cancelled: Predicate = Predicate(pointer="/status", equals="cancelled")
+    """What a 2xx says when no call was placed for the order, and none will be."""
+
+
 class HandlerProfile(_Part):
     """One call handler: its address, its dialect, its patience and its promises."""
 
@@ -114,6 +123,7 @@ class HandlerProfile(_Part):
     key_header: str = "Idempotency-Key"
     lookup: Lookup | None = None
     listing: Listing | None = None
+    cancel: Cancel | None = None
     connect_timeout_s: Annotated[float, Field(gt=0, le=60)] = 5.0
     read_timeout_s: Annotated[float, Field(gt=0, le=600)] = 90.0
     """How long the handler may take to accept. Too short is the usual cause of double calls."""

@@ -22,8 +22,9 @@ from dispatcher.rehearsal.handler import Promises, RehearsalHandler
 from dispatcher.rehearsal.server import rehearsal_server
 from shared import keys
 from shared.claim import Claimed
+from shared.handler_profile import HandlerProfile
 from shared.ledger import Act, Ledger
-from shared.lifecycle import OrderState
+from shared.lifecycle import OrderState, Policy
 from shared.order import CallOrder
 from shared.outcome import Placed
 from shared.progress import OrderProgress, did_it_ring
@@ -507,3 +508,38 @@ async def test_several_recoverers_at_once_come_to_one_answer(
 def _unaware(claimed: Claimed) -> Claimed:
     """Return the claim of a worker that does not notice how late it is."""
     return replace(claimed, good_until=claimed.good_until + 3600)
+
+
+async def test_an_order_in_doubt_that_was_cancelled_is_taken_back_at_a_handler_that_can(
+    ledger: Ledger, make_order: MakeOrder
+):
+    """Known only by its key, it would otherwise wait for a person: sending is asking."""
+    asked = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append((await reader.readuntil(b"\r\n\r\n")).split(b" ")[0])
+        body = b'{"status": "cancelled"}' if asked[-1] == b"DELETE" else b"done"
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n" % len(body))
+        writer.write(b"Connection: close\r\n\r\n" + body)
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        profile = HandlerProfile.model_validate(
+            {"url": f"http://127.0.0.1:{port}", "honours_idempotency_key": True, "cancel": {}}
+        )
+        async with CallHandler(profile, connections=2) as handler:
+            shop = Workshop("w", ledger, handler, Policy(backoff_base_s=0.01), 120)
+            order = make_order()
+            await ledger.submit(order)
+            assert await shop.attempt(order.order_id) == "in_doubt"
+            await ledger.cancel(order.order_id, by="ada", why="no appetite")
+
+            async def taken_back() -> bool:
+                await Recoverer(shop, 1).look()
+                progress = await ledger.progress(order.order_id)
+                return progress is not None and progress.state is OrderState.CANCELLED
+
+            assert await eventually(taken_back)
+    assert asked == [b"POST", b"DELETE"]
