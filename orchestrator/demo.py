@@ -162,10 +162,11 @@ async def _show_moves(console: Console, moves: PubSub, began: float) -> None:
         if message["type"] != "message":
             continue
         since_ms = (SYSTEM_CLOCK.monotonic() - began) * 1000
-        state = OrderState(json.loads(message["data"])["state"])
-        console.print(Text.assemble((f"{since_ms:9.1f} ms  ", "dim"), (state.value, "cyan")))
-        if state in ENDED or state is OrderState.IN_DOUBT:
-            return
+        for move in json.loads(message["data"]):
+            state = OrderState(move["state"])
+            console.print(Text.assemble((f"{since_ms:9.1f} ms  ", "dim"), (state.value, "cyan")))
+            if state in ENDED or state is OrderState.IN_DOUBT:
+                return
 
 
 def _free_port() -> int:

@@ -12,7 +12,7 @@
 | ringonce:fence:{destination} | set    | ids that may have rung this number       | settle, resolve | claim                 | while unanswered |
 | ringonce:call:{call_sid}     | string | the id of the order that this call is    | settle, resolve | recoverer             | kept  |
 | ringonce:wakeup              | list   | ids just become due: a hint, may be lost | submit, settle  | workers               | 10,000 at most |
-| ringonce:moves               | pubsub | {order_id, state} of every move          | every script    | whoever listens       | -     |
+| ringonce:moves               | pubsub | [{order_id, state}, …] as orders move    | every script    | whoever listens       | -     |
 | ringonce:thread:{thread_id}  | string | redis-py's lock on a conversation        | orchestrator    | orchestrator          | seconds |
 | ringonce:worker:{name}       | string | arq's health line of one worker          | that worker     | operators, arq tools  | seconds |
 | arq:queue                    | zset   | ids by due time: arq's own queue         | submit, settle  | workers, arq tools    | while waiting |

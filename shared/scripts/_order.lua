@@ -132,5 +132,5 @@ local function move(to, note)
   if ENDED[to] then redis.call('DEL', KEY.job) end
   save()
   history(from, to, note)
-  redis.call('PUBLISH', MOVES, cjson.encode({order_id = ID, state = to}))
+  redis.call('PUBLISH', MOVES, cjson.encode({{order_id = ID, state = to}}))
 end

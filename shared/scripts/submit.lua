@@ -25,5 +25,5 @@ redis.call('ZADD', STATE_PREFIX .. 'QUEUED', whole(now), ID)
 wait_until(now)
 save()
 history('', 'QUEUED', {rule = 'submitted', reason = 'the person confirmed it', by = 'owner'})
-redis.call('PUBLISH', MOVES, cjson.encode({order_id = ID, state = 'QUEUED'}))
+redis.call('PUBLISH', MOVES, cjson.encode({{order_id = ID, state = 'QUEUED'}}))
 return {'accepted'}

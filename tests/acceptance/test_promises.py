@@ -356,16 +356,16 @@ async def test_promise_5_state_and_call_sid_are_written_in_the_same_breath(
             async for message in moves.listen():
                 if message["type"] != "message":
                     continue
-                move = json.loads(message["data"])
-                record, result = keys.record(move["order_id"]), keys.result(move["order_id"])
-                async with redis.pipeline(transaction=True) as both:
-                    both.hmget(record, ["state", "call_sid"])
-                    both.get(result)
-                    (state, sid), answer = await both.execute()
-                assert (state == "PLACED") is (sid is not None) is (answer is not None)
-                if move["state"] == "PLACED":
-                    assert json.loads(answer)["call_sid"] == sid
-                    heard.append((move["order_id"], state, sid))
+                for move in json.loads(message["data"]):
+                    record, result = keys.record(move["order_id"]), keys.result(move["order_id"])
+                    async with redis.pipeline(transaction=True) as both:
+                        both.hmget(record, ["state", "call_sid"])
+                        both.get(result)
+                        (state, sid), answer = await both.execute()
+                    assert (state == "PLACED") is (sid is not None) is (answer is not None)
+                    if move["state"] == "PLACED":
+                        assert json.loads(answer)["call_sid"] == sid
+                        heard.append((move["order_id"], state, sid))
                 if len(heard) == len(orders):
                     break
         for order_id, state, sid in heard:

@@ -455,7 +455,7 @@ async def test_state_and_result_are_written_in_the_same_breath(
         async with asyncio.timeout(10):
             while len(moves) < 2:
                 if said := await listener.get_message(ignore_subscribe_messages=True, timeout=1):
-                    moves.append(json.loads(said["data"]))
+                    moves.extend(json.loads(said["data"]))
     assert moves == [
         {"order_id": order_id, "state": "SENDING"},
         {"order_id": order_id, "state": "PLACED"},

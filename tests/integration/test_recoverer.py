@@ -105,7 +105,7 @@ def scene(ledger: Ledger, settings: Settings) -> SetScene:
         async with rehearsal_server(told) as its_url:
             changed = {
                 "call_handler_url": url or its_url,
-                "connect_timeout_s": SOON_S,
+                "connect_timeout_s": 1,
                 "quiet_period_s": SOON_S,
                 "backoff_base_s": SOON_S,
                 "backoff_cap_s": SOON_S,
