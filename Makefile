@@ -21,17 +21,19 @@ check: $(VENV)/.dev  ## ruff and mypy --strict
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-bench: $(VENV)/.dev  ## measure; the last line is one JSON object
-	@$(BIN)/python -m tests.benchmarks
+bench: $(VENV)/.bench  ## measure; the last line is one JSON object; BENCH_ARGS="--quick"
+	@$(BIN)/python -m tests.benchmarks $(BENCH_ARGS)
 
 chaos: $(VENV)/.runtime  ## break everything, count the rings; CHAOS_ARGS="--seed 7"
 	@$(BIN)/ringonce chaos $(CHAOS_ARGS)
 
-lock: pyproject.toml  ## resolve pyproject.toml into the two locks (needs uv)
+lock: pyproject.toml  ## resolve pyproject.toml into the locks (needs uv)
 	@uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-header \
 	    --python-version 3.11 pyproject.toml -o requirements.lock
 	@uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-header \
 	    --python-version 3.11 --extra dev pyproject.toml -c requirements.lock -o requirements-dev.lock
+	@uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-header \
+	    --python-version 3.11 --extra bench pyproject.toml -c requirements.lock -o requirements-bench.lock
 
 clean:  ## remove what make made
 	@rm -rf $(VENV) .ringonce .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -58,4 +60,8 @@ $(VENV)/.runtime: requirements.lock pyproject.toml
 
 $(VENV)/.dev: requirements-dev.lock pyproject.toml
 	$(call install,requirements-dev.lock)
+	@touch $@ $(VENV)/.runtime
+
+$(VENV)/.bench: requirements-bench.lock pyproject.toml
+	$(call install,requirements-bench.lock)
 	@touch $@ $(VENV)/.runtime

@@ -113,7 +113,7 @@ def worker(
 
 def _settings() -> Settings:
     settings = read_settings()
-    configure_logging(settings.log_level, settings.log_format)
+    configure_logging(settings.log_level, settings.log_format, in_background=True)
     return settings
 
 

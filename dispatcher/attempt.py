@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from random import Random, SystemRandom
 from typing import Final
 
@@ -9,9 +10,18 @@ import structlog
 from redis.exceptions import RedisError
 
 from dispatcher.call_handler import CallHandler
-from shared.claim import Claimed, NotClaimed, Unreadable
+from dispatcher.leases import Leases
+from shared.claim import ClaimAnswer, Claimed, NotClaimed, Terms, Unreadable
 from shared.ledger import Act, Ledger
-from shared.lifecycle import Decision, Policy, Tries, decide, decide_lost_lease, decide_overdue
+from shared.lifecycle import (
+    Decision,
+    OrderState,
+    Policy,
+    Tries,
+    decide,
+    decide_lost_lease,
+    decide_overdue,
+)
 from shared.outcome import NotSent, Outcome, as_evidence
 from shared.redis_pool import passes
 
@@ -31,34 +41,35 @@ class Workshop:
     policy: Policy
     lease_s: float
     random: Random = field(default_factory=SystemRandom)
+    at_hand: dict[str, Claimed | Unreadable] = field(default_factory=dict)
+    """Orders that were claimed together with others, and are started next."""
+    doubted: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when an order comes to be in doubt that can be asked about."""
 
     async def attempt(self, order_id: str) -> str:
         """Try one order once, if it is ours to try; return in a word what came of it."""
-        claimed = await self.claim(order_id)
-        if not isinstance(claimed, Claimed):
+        answer = self.at_hand.pop(order_id, None) or await self.claim(order_id)
+        claimed = await self.readable(order_id, answer)
+        if isinstance(claimed, NotClaimed):
             return claimed.why
-        outcome = await self.send(claimed)
-        decision = self.decide(outcome, claimed.tries)
-        return await self.settle(order_id, claimed.token, decision, outcome)
+        with self.leases.hold(claimed):
+            outcome = await self.send(claimed)
+            decision = self.decide(outcome, claimed.tries)
+            return await self.settle(order_id, claimed.token, decision, outcome)
 
-    async def claim(self, order_id: str) -> Claimed | NotClaimed:
-        """Ask for the order. One that cannot be read is settled here, and never sent."""
-        answer = await self.ledger.claim(
-            order_id,
-            worker=self.name,
-            lease_s=self.lease_s,
-            lost=decide_lost_lease(self.policy, self.handler.profile),
-            overdue=decide_overdue(self.handler.profile),
-            handler=self.handler.profile.identity,
-        )
-        if isinstance(answer, Unreadable):
-            outcome = NotSent(answer.why)
-            # Reading it again brings nothing else: no attempt is left.
-            tries = replace(answer.tries, spent=self.policy.max_attempts)
-            decision = self.decide(outcome, tries)
-            await self.settle(order_id, answer.token, decision, outcome)
-            return NotClaimed("unreadable", answer.why)
-        return answer
+    async def claim(self, order_id: str) -> ClaimAnswer:
+        """Ask for the order."""
+        return await self.ledger.claim(order_id, self.terms)
+
+    async def readable(self, order_id: str, answer: ClaimAnswer) -> Claimed | NotClaimed:
+        """Settle an order that cannot be read; it is never sent."""
+        if not isinstance(answer, Unreadable):
+            return answer
+        outcome = NotSent(answer.why)
+        # Reading it again brings nothing else: no attempt is left.
+        tries = replace(answer.tries, spent=self.policy.max_attempts)
+        await self.settle(order_id, answer.token, self.decide(outcome, tries), outcome)
+        return NotClaimed("unreadable", answer.why)
 
     async def send(self, claimed: Claimed) -> Outcome:
         """Place the order with the handler, once."""
@@ -83,6 +94,8 @@ class Workshop:
                 # What we know is known to nobody else: it is kept until the store is back.
                 log.warning("store.away", order_id=order_id, error=str(error))
                 await asyncio.sleep(SETTLE_AGAIN_S)
+        if decision.to is OrderState.IN_DOUBT and decision.wait_s is not None:
+            self.doubted.set()
         state = decision.to.lower() if act is Act.DONE else act.value
         log.info(
             "order.settled",
@@ -94,3 +107,20 @@ class Workshop:
             wait_s=decision.wait_s,
         )
         return state
+
+    @cached_property
+    def terms(self) -> Terms:
+        """On what terms this worker asks for orders."""
+        profile = self.handler.profile
+        return Terms(
+            worker=self.name,
+            lease_s=self.lease_s,
+            lost=decide_lost_lease(self.policy, profile),
+            overdue=decide_overdue(profile),
+            handler=profile.identity,
+        )
+
+    @cached_property
+    def leases(self) -> Leases:
+        """What this worker holds."""
+        return Leases(self.ledger, self.lease_s)

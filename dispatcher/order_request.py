@@ -13,11 +13,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, timedelta
+from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 from xml.sax.saxutils import escape
 
 from pydantic import SecretStr
+from pydantic_core import to_json
 
 from shared.claim import Claimed
 from shared.handler_profile import HandlerProfile, UnknownPlaceholder
@@ -69,7 +71,7 @@ class Scribe:
             method=wanted.method,
             path=self._path(wanted.path, parts),
             headers=headers,
-            content=(_form(body) if form else json.dumps(body)).encode(),
+            content=_form(body).encode() if form else to_json(body),
         )
 
     def question(self, path: str, order: CallOrder, method: str = "GET") -> WrittenRequest:
@@ -103,21 +105,26 @@ class Scribe:
         return headers
 
     def _path(self, template: str, parts: Mapping[str, Any]) -> str:
-        return _PLACEHOLDER.sub(
-            lambda found: quote(_text(self._part(found, parts)), safe=""), template
+        return "".join(
+            piece if isinstance(piece, str) else quote(_text(self._part(piece, parts)), safe="")
+            for piece in _pieces(template)
         )
 
     def _filled(self, template: Any, parts: Mapping[str, Any]) -> Any:
         if not isinstance(template, str):
             return template
-        if whole := _PLACEHOLDER.fullmatch(template):
-            return self._part(whole, parts)
-        return _PLACEHOLDER.sub(lambda found: _text(self._part(found, parts)), template)
+        match _pieces(template):
+            case (_Blank() as whole,):
+                return self._part(whole, parts)
+            case pieces:
+                return "".join(
+                    piece if isinstance(piece, str) else _text(self._part(piece, parts))
+                    for piece in pieces
+                )
 
-    def _part(self, found: re.Match[str], parts: Mapping[str, Any]) -> Any:
-        name, escaped = found.groups()
-        value = self._named(name, parts)
-        return escape(_text(value)) if escaped else value
+    def _part(self, blank: "_Blank", parts: Mapping[str, Any]) -> Any:
+        value = self._named(blank.name, parts)
+        return escape(_text(value)) if blank.escaped else value
 
     def _named(self, name: str, parts: Mapping[str, Any]) -> Any:
         if name.startswith("secret:"):
@@ -134,6 +141,29 @@ class Scribe:
         if member:
             return parts[table].get(member, _ABSENT)
         return _ABSENT if parts[table] is None else parts[table]
+
+
+@dataclass(frozen=True, slots=True)
+class _Blank:
+    """A placeholder in a template."""
+
+    name: str
+    escaped: bool
+
+
+@lru_cache(maxsize=256)  # a profile's templates are the same for every order
+def _pieces(template: str) -> tuple[str | _Blank, ...]:
+    """Return what `template` is made of, in order."""
+    pieces: list[str | _Blank] = []
+    at = 0
+    for found in _PLACEHOLDER.finditer(template):
+        if found.start() > at:
+            pieces.append(template[at : found.start()])
+        pieces.append(_Blank(found[1], escaped=found[2] is not None))
+        at = found.end()
+    if at < len(template):
+        pieces.append(template[at:])
+    return tuple(pieces)
 
 
 def _parts(order: CallOrder) -> dict[str, Any]:
@@ -164,10 +194,15 @@ def _one_line(value: Any) -> str:
 
 
 def _put(body: dict[str, Any], pointer: str, value: Any) -> None:
-    *parents, last = (part.replace("~1", "/").replace("~0", "~") for part in pointer.split("/")[1:])
+    *parents, last = _steps(pointer)
     for parent in parents:
         body = body.setdefault(parent, {})
     body[last] = value
+
+
+@lru_cache(maxsize=256)
+def _steps(pointer: str) -> tuple[str, ...]:
+    return tuple(part.replace("~1", "/").replace("~0", "~") for part in pointer.split("/")[1:])
 
 
 def _form(body: Mapping[str, Any]) -> str:

@@ -5,66 +5,81 @@ what one has put in order the next one finds in order.
 """
 
 import asyncio
+import contextlib
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import structlog
 
 from dispatcher.attempt import Workshop
-from shared import keys
 from shared.finding import CannotTell, Finding, Known, SendAgain
-from shared.lifecycle import WAITING, Tries, decide_doubt, decide_lost_lease
+from shared.lifecycle import WAITING, Tries, decide_doubt
 from shared.order import CallOrder
 from shared.outcome import WireEvidence, wire_evidence
+from shared.recovery import Retention
 from shared.redis_pool import AWAY
 from shared.register import Register
 
 BATCH: Final = 100
 ASKED_AT_ONCE: Final = 10
+TRIM_EVERY_S: Final = 60.0
+
+_T = TypeVar("_T")
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
 class Recoverer:
-    """Puts right what somebody's death left behind."""
+    """Puts right what somebody's death left behind, and forgets what has ended long ago."""
 
     workshop: Workshop
     every_s: float
+    retention: Retention | None = None
 
     async def run(self) -> None:
-        """Look every `every_s` seconds until cancelled; nothing that fails stops it."""
+        """Look every `every_s` seconds until cancelled, and on time for each doubt that is known.
+
+        Nothing that fails stops it.
+        """
+        clock, trim_at = self.workshop.ledger.clock, 0.0
         while True:
-            for step in (self.recover_leases, self.clear_doubts, self.restore_jobs):
-                try:
-                    await step()
-                except AWAY as error:
-                    log.warning("store.away", error=str(error))
-                except Exception:
-                    log.exception("recoverer.broke")
-            await asyncio.sleep(self.every_s)
+            next_s = await self._unbroken(self.look()) or self.every_s
+            if clock.monotonic() >= trim_at:
+                trim_at = clock.monotonic() + TRIM_EVERY_S
+                await self._unbroken(self.trim())
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.workshop.doubted.wait(), next_s)
+            self.workshop.doubted.clear()
 
-    async def look(self) -> None:
-        """Look once at everything."""
-        await self.recover_leases()
-        await self.clear_doubts()
-        await self.restore_jobs()
+    async def look(self) -> float:
+        """Look once at everything; return in how many seconds to look again."""
+        profile = self.workshop.handler.profile
+        can_ask = profile.answers_lookup or profile.honours_idempotency_key
+        seen = await self.workshop.ledger.look(
+            leases=BATCH,
+            doubts=ASKED_AT_ONCE if can_ask else 0,  # left for a worker that can ask
+            put_off_s=profile.attempt_limit_s,
+        )
+        await self._unbroken(self.recover_leases(seen.lost))
+        await self._unbroken(self.clear_doubts(seen.doubts))
+        if seen.queue_is_short:
+            await self._unbroken(self.restore_jobs())
+        if len(seen.lost) == BATCH or len(seen.doubts) == ASKED_AT_ONCE:
+            return 0.001  # there is more
+        return min(self.every_s, seen.next_doubt_s or self.every_s)
 
-    async def recover_leases(self) -> None:
+    async def recover_leases(self, lost_ids: Sequence[str]) -> None:
         """Settle as in doubt whatever was being sent by a worker that is not heard of any more."""
         shop = self.workshop
-        lost = decide_lost_lease(shop.policy, shop.handler.profile)
-        for order_id in await shop.ledger.overdue(keys.LEASES, limit=BATCH):
+        lost = shop.terms.lost
+        for order_id in lost_ids:
             if await shop.ledger.recover(order_id, lost, by=shop.name):
                 log.warning("order.in_doubt", order_id=order_id, rule=lost.rule)
 
-    async def clear_doubts(self) -> None:
+    async def clear_doubts(self, due: Sequence[str]) -> None:
         """Ask about each doubt whose time has come, a few at once."""
-        profile = self.workshop.handler.profile
-        if not profile.answers_lookup and not profile.honours_idempotency_key:
-            return  # left for a worker that can ask
-        ledger, patience_s = self.workshop.ledger, profile.attempt_limit_s
-        due = await ledger.overdue(keys.DOUBTS, limit=ASKED_AT_ONCE, put_off_s=patience_s)
         cleared = await asyncio.gather(
             *(self.clear_doubt(order_id) for order_id in due), return_exceptions=True
         )
@@ -110,6 +125,30 @@ class Recoverer:
             async for order_id in register.ids(state):
                 if await ledger.restore_job(order_id):
                     log.warning("order.job_restored", order_id=order_id)
+
+    async def trim(self) -> None:
+        """Forget what ended long ago, a batch at a time."""
+        if self.retention is None:
+            return
+        forgotten = total = 0
+        while forgotten == BATCH or not total:
+            forgotten = await self.workshop.ledger.trim(self.retention, limit=BATCH)
+            total += forgotten
+            if not forgotten:
+                break
+            await asyncio.sleep(0)
+        if total:
+            log.info("orders.forgotten", count=total)
+
+    async def _unbroken(self, step: Awaitable[_T]) -> _T | None:
+        """Take a step; what fails in it is logged and stops no other."""
+        try:
+            return await step
+        except AWAY as error:
+            log.warning("store.away", error=str(error))
+        except Exception:
+            log.exception("recoverer.broke")
+        return None
 
     async def _ask(self, order_id: str, *, wanted_back: bool) -> tuple[Finding, WireEvidence]:
         profile = self.workshop.handler.profile

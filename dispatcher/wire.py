@@ -10,11 +10,6 @@ from typing import Any
 
 from shared.outcome import WireEvidence
 
-_CONNECTED = "connect_tcp.complete"
-_LEAVING = "send_request_headers.started"
-_BODY_LEAVING = "send_request_body.started"
-_ANSWERED = "receive_response_headers.complete"
-
 
 class HeldBack(Exception):
     """The attempt was stopped before its first byte; the message says why."""
@@ -48,18 +43,19 @@ class WireWatch:
         Raises:
             HeldBack: the request was about to leave, and must not.
         """
-        if event.endswith(_LEAVING):
-            if not self._may_send():
-                raise HeldBack("the lease was about to run out")
-            self._connected = self.request_left = True
-        elif event.endswith(_BODY_LEAVING):
-            # The head alone asks for nothing; who slept in between must not finish it.
-            if not self._may_finish():
-                raise HeldBack("the lease ran out while it was being sent")
-        elif event.endswith(_CONNECTED):
-            self._connected = True
-        elif event.endswith(_ANSWERED):
-            self._answer_began = True
+        match event.partition(".")[2]:
+            case "send_request_headers.started":
+                if not self._may_send():
+                    raise HeldBack("the lease was about to run out")
+                self._connected = self.request_left = True
+            case "send_request_body.started":
+                # The head alone asks for nothing; who slept in between must not finish it.
+                if not self._may_finish():
+                    raise HeldBack("the lease ran out while it was being sent")
+            case "connect_tcp.complete":
+                self._connected = True
+            case "receive_response_headers.complete":
+                self._answer_began = True
 
     def evidence(
         self, *, exception: str | None = None, status: int | None = None, excerpt: str | None = None

@@ -17,12 +17,14 @@ from redis.exceptions import RedisError
 
 from orchestrator.body_limit import BodyLimit
 from orchestrator.problems import Problem, answer_with_problems, problem
+from orchestrator.resumer import resuming
 from orchestrator.workflow_manager import (
     Turn,
     UnknownThread,
     WorkflowManager,
     open_workflow_manager,
 )
+from shared.answers import Answers
 from shared.ledger import Ledger
 from shared.order import Word
 from shared.progress import OrderProgress, did_it_ring, why_it_waits
@@ -56,7 +58,11 @@ def create_app(settings: Settings) -> FastAPI:
         ledger = Ledger(redis, durability=settings.submit_durability)
         try:
             await ledger.check_durability()
-            async with open_workflow_manager(settings, ledger, redis) as manager:
+            async with (
+                Answers(redis) as answers,
+                open_workflow_manager(settings, ledger, redis, answers=answers) as manager,
+                resuming(manager, answers),
+            ):
                 app.state.desks = Desks(redis, ledger, manager)
                 yield
         finally:

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.text import Text
 
 from orchestrator.keyboard import Keyboard
-from orchestrator.workflow_manager import StaleReply, ThreadBusy, open_workflow_manager
+from orchestrator.workflow_manager import StaleReply, ThreadBusy, Turn, open_workflow_manager
 from shared import keys
 from shared.desk import OrderNotAccepted
 from shared.ledger import Ledger
@@ -38,7 +38,11 @@ async def talk(settings: Settings) -> int:
                         turn = await manager.continue_(thread_id, said, reply_to=reply_to)
                 except (OrderNotAccepted, StaleReply, ThreadBusy) as error:
                     console.print(str(error), style="yellow")
-                    continue
+                    # A server on the same files may have moved the conversation on meanwhile.
+                    seen: Turn | None = await manager.look_up(thread_id) if thread_id else None
+                    if not isinstance(error, StaleReply) or seen is None:
+                        continue
+                    turn = seen
                 thread_id, reply_to = turn.thread_id, turn.reply_to
                 console.print(Text.assemble(("ringonce> ", "bold"), turn.text))
     finally:

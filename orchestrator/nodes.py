@@ -4,7 +4,6 @@ A step may run again after a crash, from its first line. What must not change th
 and the moment of the confirmation, was saved by a step before.
 """
 
-import asyncio
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
@@ -20,11 +19,9 @@ from orchestrator.analyst import Analyst, Told
 from orchestrator.kinds_of_task import NAME
 from orchestrator.state import Conversation
 from shared.clock import Clock
-from shared.desk import OrderDesk, Submission
+from shared.desk import AnswerDesk, OrderDesk, Submission
 from shared.order import CallOrder, complaints, mint_order_id
 
-_FIRST_PAUSE_S: Final = 0.005
-_LONGEST_PAUSE_S: Final = 0.25
 _LATER_LOOK_S: Final = 2.0
 """A person who asks how it stands wants to hear it now; only the first look waits longer."""
 
@@ -36,6 +33,7 @@ class Context:
     """What the steps are given. Times are seconds."""
 
     desk: OrderDesk
+    answers: AnswerDesk
     analyst: Analyst
     clock: Clock
     await_call_s: float
@@ -105,10 +103,12 @@ async def await_call(state: Conversation, runtime: Runtime[Context]) -> Conversa
             )
             _log.info("order.cancel_asked", order_id=order_id, became=str(became))
             now["notice"] = sentences.taken_back(became)
-    await _answer(order_id, patience_s, context)
+    result = await context.answers.wait(order_id, patience_s)
+    if result is not None:  # report_result reads the rest
+        return {**now, "call_state": str(result.state), "call_sid": result.call_sid}
     progress = await context.desk.progress(order_id)
     if progress is None:
-        notice = f"{now['notice']}The store does not know order {order_id} any more."
+        notice = f"{now['notice']}{sentences.forgotten(order_id)}"
         return {**now, "handed_in": False, "notice": notice}
     return {**now, "call_state": str(progress.state), "call_sid": progress.call_sid}
 
@@ -120,7 +120,8 @@ async def report_result(state: Conversation, runtime: Runtime[Context]) -> Conve
     order_id = str(state["order_id"])
     progress = await runtime.context.desk.progress(order_id) if state["handed_in"] else None
     if progress is None:
-        return {"messages": [AIMessage(state["notice"].strip())]}
+        told = state["notice"].strip() or sentences.forgotten(order_id)
+        return {"messages": [AIMessage(told)]}
     return {
         "messages": [AIMessage(f"{state['notice']}{sentences.report(progress)}")],
         "call_state": str(progress.state),
@@ -180,18 +181,6 @@ async def _understood(
             understood["decision"] = "invalid"
             understood["notice"] = sentences.not_an_order(complaints(error))
     return understood
-
-
-async def _answer(order_id: str, patience_s: float, context: Context) -> None:
-    """Return once there is an answer, or after `patience_s`."""
-    until = context.clock.monotonic() + patience_s
-    pause_s = _FIRST_PAUSE_S
-    while await context.desk.result(order_id) is None:
-        left_s = until - context.clock.monotonic()
-        if left_s <= 0:
-            return
-        await asyncio.sleep(min(pause_s, left_s))
-        pause_s = min(pause_s * 1.5, _LONGEST_PAUSE_S)
 
 
 def _valid_from_now(context: Context) -> Conversation:

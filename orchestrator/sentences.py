@@ -34,6 +34,11 @@ def still_waiting(state: Conversation) -> str:
     )
 
 
+def forgotten(order_id: str) -> str:
+    """Return what is said of an order that was handed in and is not in the store any more."""
+    return f"The store does not know order {order_id} any more."
+
+
 def report(progress: OrderProgress) -> str:
     """Return what became of an order: whether it rang, its state, the call, and why."""
     call = f", call {progress.call_sid}" if progress.call_sid else ""

@@ -15,6 +15,7 @@ from redis.asyncio.lock import Lock
 from redis.exceptions import LockError, RedisError
 
 from shared import keys
+from shared.ending import ended
 
 LOCK_S: Final = 10.0
 
@@ -43,9 +44,7 @@ async def alone(redis: Redis, thread_id: str) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        renewal.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await renewal
+        await ended(renewal)
         # What was done is done; a lock that cannot be given back now runs out by itself.
         with contextlib.suppress(RedisError):
             await lock.release()

@@ -13,20 +13,22 @@ from typing import Any, Final
 import aiosqlite
 import structlog
 from langchain_core.messages import HumanMessage
-from langchain_core.runnables import RunnableConfig
-from langgraph.checkpoint.serde.types import RESUME
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.types import Command, StateSnapshot
 from langsmith import tracing_context
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from orchestrator import sentences, words
 from orchestrator.analyst import Analyst, RuleAnalyst
 from orchestrator.graph import Graph, build_graph
 from orchestrator.nodes import Context
+from orchestrator.parked import Parked
+from orchestrator.standing import UnknownThread, standing, thread_config
 from orchestrator.state import Conversation, new_task
 from orchestrator.thread_lock import ThreadBusy, alone
 from orchestrator.turn import Turn, turn_from
+from shared.answers import Answers
 from shared.clock import SYSTEM_CLOCK, Clock
 from shared.desk import Cancellation, OrderDesk
 from shared.settings import Settings
@@ -46,13 +48,6 @@ _JUST_LOOK: Final = ""
 _log = structlog.get_logger(__name__)
 
 
-class UnknownThread(Exception):
-    """There is no such conversation."""
-
-    def __init__(self) -> None:
-        super().__init__("there is no conversation of this id; leave thread_id out to start one")
-
-
 class StaleReply(Exception):
     """The answer is to something that is not open any more."""
 
@@ -66,17 +61,27 @@ async def open_workflow_manager(
     desk: OrderDesk,
     redis: Redis,
     *,
+    answers: Answers | None = None,
     analyst: Analyst | None = None,
     clock: Clock = SYSTEM_CLOCK,
 ) -> AsyncIterator["WorkflowManager"]:
-    """Open the conversations kept in `settings.data_dir`, and close them afterwards."""
+    """Open the conversations kept in `settings.data_dir`, and close them afterwards.
+
+    They wait at `answers`, which must be open; left out, at their own.
+    """
     settings.data_dir.mkdir(parents=True, exist_ok=True)
-    async with aiosqlite.connect(settings.data_dir / CHECKPOINTS) as connection:
+    async with contextlib.AsyncExitStack() as opened:
+        if answers is None:
+            answers = await opened.enter_async_context(Answers(redis))
+        connection = await opened.enter_async_context(
+            aiosqlite.connect(settings.data_dir / CHECKPOINTS)
+        )
         await connection.execute("PRAGMA busy_timeout = 5000")
         saver = AsyncSqliteSaver(connection)
         await saver.setup()
         context = Context(
             desk=desk,
+            answers=answers,
             analyst=analyst or RuleAnalyst(settings.default_region),
             clock=clock,
             await_call_s=settings.await_call_s,
@@ -95,6 +100,7 @@ class WorkflowManager:
         self._saver = saver
         self._context = context
         self._redis = redis
+        self.parked = Parked(redis)
 
     async def start(self, message: str, owner: str, user_name: str | None = None) -> Turn:
         """Begin a conversation with a task.
@@ -110,22 +116,22 @@ class WorkflowManager:
     async def continue_(self, thread_id: str, message: str, reply_to: str | None = None) -> Turn:
         """Give the person's next words to a conversation; `reply_to` names what they answer.
 
+        A no is heard even while another message waits for the call: the order is taken back.
+
         Raises:
             UnknownThread, ThreadBusy, StaleReply: nothing was done.
             OrderNotAccepted, RedisError: the store is away; what was saved before is kept.
         """
-        async with alone(self._redis, thread_id):
-            snapshot, cut_off = await self._standing(thread_id)
-            if cut_off:
-                return await self._finish_step(thread_id, snapshot, message)
-            opened = snapshot.interrupts[0].id if snapshot.interrupts else None
-            if reply_to is not None and reply_to != opened:
-                raise StaleReply
-            if opened is not None:
-                return await self._run(thread_id, Command(resume={opened: message}))
-            if snapshot.values["handed_in"] and words.asks_how_it_stands(message):
-                return await self._as_it_stands_now(turn_from(snapshot, cut_off=False))
-            return await self._begin(thread_id, message)
+        try:
+            async with alone(self._redis, thread_id):
+                turn = await self._continue(thread_id, message, reply_to)
+        except ThreadBusy:
+            if words.says_no(message):
+                return await self._take_back(thread_id)
+            raise
+        if turn.kind == "waiting" and turn.order_id:
+            self.parked.left_waiting(turn.order_id, thread_id)
+        return turn
 
     async def look_up(self, thread_id: str) -> Turn | None:
         """Return where a conversation stands, or None if there is none of this id.
@@ -144,13 +150,70 @@ class WorkflowManager:
         if await self._context.desk.result(turn.order_id) is None:
             return turn
         try:
-            return await self.continue_(thread_id, _JUST_LOOK, turn.reply_to)
-        except (ThreadBusy, StaleReply):
+            return await self.resume(thread_id, turn.order_id)
+        except ThreadBusy:
+            return turn
+
+    async def resume(self, thread_id: str, order_id: str) -> Turn:
+        """Move a conversation on that waits for this order, without a word of the person's.
+
+        One that does not wait for it (any more) is left as it is.
+
+        Raises:
+            UnknownThread, ThreadBusy: nothing was done.
+        """
+        if await self._saver.aget_tuple(thread_config(thread_id)) is None:
+            raise UnknownThread  # and no lock was taken: another process may have it
+        async with alone(self._redis, thread_id):
+            snapshot, cut_off = await self._standing(thread_id)
+            turn = turn_from(snapshot, cut_off=cut_off)
+            if turn.order_id == order_id and turn.kind == "waiting":
+                look: Command[Any] = Command(resume={turn.reply_to: _JUST_LOOK})
+                at_once = replace(self._context, await_call_s=0.0)
+                return await self._run(thread_id, None if cut_off else look, at_once)
+            await self.parked.remove(order_id)
             return turn
 
     async def ping(self) -> None:
         """Return if the checkpoints can be read; raise what SQLite raises if not."""
-        await self._saver.aget_tuple(_config("ping"))
+        await self._saver.aget_tuple(thread_config("ping"))
+
+    async def _continue(self, thread_id: str, message: str, reply_to: str | None) -> Turn:
+        snapshot, cut_off = await self._standing(thread_id)
+        turn = turn_from(snapshot, cut_off=cut_off)
+        if turn.order_id and (cut_off or (turn.kind == "confirmation" and words.says_yes(message))):
+            await self.parked.add(turn.order_id, thread_id)  # before it may be handed in
+        if cut_off:
+            return await self._finish_step(thread_id, snapshot, message)
+        asks = snapshot.values["handed_in"] and words.asks_how_it_stands(message)
+        if reply_to is not None and reply_to != turn.reply_to:
+            # Who asks on may find that the answer came first.
+            if turn.reply_to is None and asks:
+                return await self._as_it_stands_now(turn)
+            raise StaleReply
+        if turn.reply_to is not None:
+            return await self._run(thread_id, Command(resume={turn.reply_to: message}))
+        if asks:
+            return await self._as_it_stands_now(turn)
+        return await self._begin(thread_id, message)
+
+    async def _take_back(self, thread_id: str) -> Turn:
+        """Take back the order that a turn is waiting for; that turn then finds it cancelled.
+
+        Raises:
+            ThreadBusy: it is at work on something else.
+        """
+        snapshot, cut_off = await self._standing(thread_id)
+        if not cut_off or "await_call" not in {task.name for task in snapshot.tasks}:
+            raise ThreadBusy
+        turn, desk = turn_from(snapshot, cut_off=cut_off), self._context.desk
+        order_id, owner = str(turn.order_id), snapshot.values["owner"]
+        became = await desk.cancel(order_id, by=owner, why="the person took it back")
+        progress = await desk.progress(order_id)
+        if progress is None:
+            raise ThreadBusy
+        text = f"{sentences.taken_back(became)}{sentences.report(progress)}"
+        return turn.model_copy(update={"text": text, "call_state": str(progress.state)})
 
     async def _begin(self, thread_id: str, message: str, about: Conversation | None = None) -> Turn:
         task: Conversation = {**new_task(message), "messages": [HumanMessage(message)]}
@@ -169,7 +232,7 @@ class WorkflowManager:
         confirming = {"confirm_task", "trigger_call"} & cut_off
         known = await self._context.desk.progress(snapshot.values["order_id"])
         if confirming and known is None and await self._held_back(snapshot):
-            config = _config(thread_id)
+            config = thread_config(thread_id)
             await self._graph.aupdate_state(config, {"decision": "no"}, as_node="confirm_task")
             return await self._run(thread_id, None)
         turn = await self._run(thread_id, None, replace(self._context, await_call_s=0.0))
@@ -196,7 +259,7 @@ class WorkflowManager:
         # "sync": the answer is saved before the step that acts on it begins.
         with tracing_context(enabled=False):  # what a person says goes to nobody, whatever is set
             await self._graph.ainvoke(
-                given, _config(thread_id), context=context or self._context, durability="sync"
+                given, thread_config(thread_id), context=context or self._context, durability="sync"
             )
         snapshot, cut_off = await self._standing(thread_id)
         turn = turn_from(snapshot, cut_off=cut_off)
@@ -207,25 +270,16 @@ class WorkflowManager:
             order_id=turn.order_id,
             call_state=turn.call_state,
         )
+        # What was done is done: an entry was written before, and the resumer removes what is over.
+        with contextlib.suppress(RedisError, OSError):
+            if turn.kind == "waiting" and turn.order_id:
+                await self.parked.add(turn.order_id, thread_id)
+            elif turn.kind == "report" and turn.order_id:
+                await self.parked.remove(turn.order_id)
         return turn
 
     async def _standing(self, thread_id: str) -> tuple[StateSnapshot, bool]:
-        """Return where the conversation stands, and whether its last step was cut off.
-
-        An interrupt whose answer is saved already is not open: LangGraph would show it as open,
-        drop the next answer and act on the saved one. A step whose writes are saved, but not the
-        checkpoint behind them, is not in `next` any more, and yet the graph has not gone on.
-
-        Raises:
-            UnknownThread: there is none; LangGraph would start one.
-        """
-        config = _config(thread_id)
-        saved = await self._saver.aget_tuple(config)
-        if saved is None:
-            raise UnknownThread
-        snapshot = await self._graph.aget_state(config)
-        answered = any(channel == RESUME for _, channel, _ in saved.pending_writes or ())
-        return snapshot, bool(snapshot.tasks) and (answered or not snapshot.interrupts)
+        return await standing(self._graph, self._saver, thread_id)
 
     async def _as_it_stands_now(self, turn: Turn) -> Turn:
         """Return a report with what became known since: a doubt cleared, a dead order requeued."""
@@ -236,7 +290,3 @@ class WorkflowManager:
             return turn
         now = {"call_state": str(progress.state), "call_sid": progress.call_sid}
         return turn.model_copy(update={**now, "text": sentences.report(progress)})
-
-
-def _config(thread_id: str) -> RunnableConfig:
-    return {"configurable": {"thread_id": thread_id}}

@@ -39,6 +39,14 @@ class OrderDesk(Protocol):
         ...
 
 
+class AnswerDesk(Protocol):
+    """Where the conversation waits for what became of an order."""
+
+    async def wait(self, order_id: str, within_s: float) -> Result | None:
+        """Return what stands under the result key, or None if nothing does after `within_s`."""
+        ...
+
+
 class Submission(StrEnum):
     """What became of a submit."""
 

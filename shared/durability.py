@@ -1,7 +1,7 @@
 """Orders on disk: what `RINGONCE_SUBMIT_DURABILITY=fsync` asks of the store."""
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from redis import exceptions as redis_errors
 from redis.asyncio import Redis
@@ -30,7 +30,7 @@ async def check_waitaof(redis: Redis) -> None:
 
 async def written_to_disk(
     redis: Redis, script: str, words: Sequence[str | int]
-) -> tuple[list[str], str | None]:
+) -> tuple[list[Any], str | None]:
     """Run a script and wait until its writes are on disk; return its answer, and what is amiss.
 
     WAITAOF minds what its own connection has written. On another one, as after a connection lost

@@ -5,27 +5,28 @@ exceptions. What a script does stands at the head of its file in `shared/scripts
 in `shared/keys.py`, the legal moves in `shared/lifecycle.py`.
 """
 
-import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
+from pydantic_core import to_json
 from redis import exceptions as redis_errors
 from redis.asyncio import Redis
-from redis.commands.core import AsyncScript
 
 from shared import keys
-from shared.claim import ClaimAnswer, Claimed, NotClaimed, Unreadable
-from shared.clock import SYSTEM_CLOCK, Clock, from_epoch_ms, to_epoch_ms
+from shared.claim import ClaimAnswer, Due, Question, Terms, read_answer
+from shared.clock import SYSTEM_CLOCK, Clock, to_epoch_ms
 from shared.desk import Cancellation, OrderNotAccepted, Submission
 from shared.durability import check_waitaof, written_to_disk
 from shared.envelope import envelope
-from shared.lifecycle import Decision, OrderState, Tries
+from shared.lifecycle import Decision, OrderState
 from shared.order import CallOrder
 from shared.progress import OrderProgress, Result, progress_of
+from shared.recovery import Look, Retention
 from shared.redis_pool import passes
+from shared.script_runner import ScriptRunner, Together, Words
 from shared.scripts import source
 from shared.settings import Durability
 
@@ -57,7 +58,15 @@ class Ledger:
     clock: Clock = SYSTEM_CLOCK
     durability: Durability = "memory"
     """When `submit` returns: when the store has the order, or when its disk has."""
-    _scripts: dict[str, AsyncScript] = field(default_factory=dict, init=False, repr=False)
+    _submitting: Together = field(init=False, repr=False)
+    _settling: Together = field(init=False, repr=False)
+    _run: Callable[..., Awaitable[Any]] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Make what runs the scripts."""
+        object.__setattr__(self, "_run", ScriptRunner(self.redis).run)
+        object.__setattr__(self, "_submitting", Together(self._submit_all))
+        object.__setattr__(self, "_settling", Together(self._settle_all))
 
     async def submit(self, order: CallOrder) -> Submission:
         """Take `order` in, once, however often it is asked; return when it is as safe as asked for.
@@ -66,9 +75,8 @@ class Ledger:
             OrderNotAccepted: the store is full, read-only, gave no answer, or did not confirm that
                 the order is on its disk.
         """
-        submit = self._submit_to_disk if self.durability == "fsync" else self._submit_to_memory
         try:
-            answer = await submit(
+            answer = await self._submitting.ask(
                 order.order_id,
                 order.model_dump_json(),
                 order.digest(),
@@ -102,74 +110,57 @@ class Ledger:
             return
         await check_waitaof(self.redis)
 
-    async def claim(
-        self,
-        order_id: str,
-        *,
-        worker: str,
-        lease_s: float,
-        lost: Decision,
-        overdue: Decision,
-        handler: str = "",
-    ) -> ClaimAnswer:
-        """Ask for the right to send. `lost` and `overdue` say what becomes of an order found so.
-
-        `handler` is the identity of the call handler it will go to: an order that may have rung at
-        another is not claimed, but settled in doubt.
+    async def claim(self, order_id: str, terms: Terms) -> ClaimAnswer:
+        """Ask for the right to send one order.
 
         The lease is counted here from before the question was sent, so that this side believes in
         it for a shorter time than the store does.
         """
-        good_until = self.clock.monotonic() + lease_s
-        answer = await self._order_script(
-            "claim",
-            order_id,
-            uuid.uuid4().hex,
-            worker,
-            _ms(lease_s),
-            _ms(FENCE_RECHECK_S),
-            lost.reason,
-            _ms(lost.wait_s),
-            overdue.reason,
-            _ms(overdue.wait_s),
-            handler,
-        )
-        if answer[0] != "claimed":
-            return NotClaimed(*answer[:2])
-        token, attempt, free, unanswered, deaths, expires = (int(part) for part in answer[1:7])
-        tries = Tries(spent=attempt - free, unanswered=unanswered, deaths=deaths)
-        try:
-            order = CallOrder.model_validate_json(answer[7])
-        except ValueError:
-            return Unreadable(token, tries, "the record is not an order of this version")
-        return Claimed(
-            order=order,
-            token=token,
-            attempt=attempt,
-            tries=tries,
-            expires_at=from_epoch_ms(expires),
-            worker=worker,
-            good_until=good_until,
-        )
+        question = Question(self.clock.monotonic(), limit=0)
+        _, words = await self._claim(question, terms, order_id)
+        return read_answer(words[1:], terms.worker, question.asked_at + terms.lease_s)
+
+    async def claim_due(self, question: Question, terms: Terms) -> Due:
+        """Ask for the right to send those orders that are due, as many as `question.limit`.
+
+        If no answer came, ask the same question again: it is answered with what it was given then.
+        So `redis` must be a client that does not send it again by itself.
+        """
+        good_until = question.asked_at + terms.lease_s
+        next_ms, *found = await self._claim(question, terms)
+        answers = {words[0]: read_answer(words[1:], terms.worker, good_until) for words in found}
+        return Due(answers, int(next_ms) / 1000 if next_ms else None)
+
+    async def renew(self, held: Sequence[tuple[str, int]], lease_s: float) -> list[bool]:
+        """Hold orders, by id and token, for `lease_s` from now; say of each whether they are."""
+        words = [word for order in held for word in order]
+        answers = await self._run("renew", _ms(lease_s), *words)
+        return [answer == "renewed" for answer in answers]
 
     async def settle(
         self, order_id: str, token: int, decision: Decision, *, evidence: dict[str, Any], by: str
     ) -> Act:
         """Write what became of an attempt, if `token` is still the order's last; else LOST."""
-        written = _written(token, decision, evidence, by)
-        return Act((await self._order_script("settle", order_id, *written))[0])
+        words = _written(token, decision, evidence)
+        answer = await self._settling.ask(by, order_id, *words)
+        return Act(answer[0])
+
+    async def look(self, *, leases: int, doubts: int, put_off_s: float = 0) -> Look:
+        """Return what there is to recover; due doubts are put off, so that others skip them."""
+        lost, due, short, next_ms = await self._run("look", leases, doubts, _ms(put_off_s))
+        return Look(lost, due, short == "1", int(next_ms) / 1000 if next_ms else None)
 
     async def recover(self, order_id: str, lost: Decision, *, by: str) -> bool:
         """Settle an order whose lease ran out as in doubt; False if it did not."""
-        answer = await self._order_script("recover", order_id, lost.reason, _ms(lost.wait_s), by)
+        answer = await self._run("recover", order_id, lost.reason, _ms(lost.wait_s), by)
         return bool(answer[0] == "done")
 
     async def reconcile(
         self, order_id: str, token: int, decision: Decision, *, evidence: dict[str, Any], by: str
     ) -> Act:
         """Write what asking about a doubt brought, if the doubt is still about attempt `token`."""
-        written = _written(token, decision, evidence, by)
-        return Act((await self._order_script("resolve", order_id, *written))[0])
+        words = _written(token, decision, evidence)
+        return Act((await self._run("resolve", order_id, *words, by, ""))[0])
 
     async def resolve(self, order_id: str, *, call_sid: str | None, by: str, why: str) -> Act:
         """Clear a doubt by a person's word: placed as `call_sid`, or (None) surely not placed.
@@ -185,13 +176,14 @@ class Ledger:
             )
         else:
             decision = Decision(OrderState.PLACED, "resolved_placed", why, call_sid=call_sid)
-        written = _written(known.token, decision, None, by, act=uuid.uuid4().hex)
-        return Act((await self._order_script("resolve", order_id, *written))[0])
+        written = _written(known.token, decision, None)
+        answer = await self._run("resolve", order_id, *written, by, uuid.uuid4().hex)
+        return Act(answer[0])
 
     async def requeue(self, order_id: str, *, by: str, why: str) -> Act:
         """Give a dead order all its attempts and its time again, by a person's word."""
         act, job = uuid.uuid4().hex, envelope(order_id, self.clock)
-        return Act((await self._order_script("requeue", order_id, by, why, job, act))[0])
+        return Act((await self._run("requeue", order_id, by, why, job, act))[0])
 
     async def cancel(
         self, order_id: str, *, by: str, why: str, even_if_unknown: bool = False
@@ -202,17 +194,17 @@ class Ledger:
         is refused.
         """
         act = uuid.uuid4().hex
-        answer = await self._order_script("cancel", order_id, by, why, act, int(even_if_unknown))
+        answer = await self._run("cancel", order_id, by, why, act, int(even_if_unknown))
         return Cancellation(answer[0])
 
     async def restore_job(self, order_id: str) -> bool:
         """Put a waiting order back into arq's queue if it fell out; False if it did not."""
-        answer = await self._order_script("restore_job", order_id, envelope(order_id, self.clock))
+        answer = await self._run("restore_job", order_id, envelope(order_id, self.clock))
         return bool(answer[0] == "restored")
 
     async def progress(self, order_id: str) -> OrderProgress | None:
         """Return how an order stands, or None if there is no such order."""
-        answer = await self._order_script("progress", order_id)
+        answer = await self._run("progress", order_id)
         if not answer:
             return None
         record = dict(zip(answer[1::2], answer[2::2], strict=True))
@@ -228,16 +220,11 @@ class Ledger:
         answers = await self.redis.mget([keys.result(order_id) for order_id in order_ids])
         return [Result.model_validate_json(answer) for answer in answers if answer is not None]
 
-    async def overdue(self, index: str, *, limit: int, put_off_s: float = 0) -> list[str]:
-        """Return ids of `index` (a key of times) that are due, put off so that others skip them."""
-        script = self._script("overdue")
-        answer: list[str] = await script(keys=[index], args=[limit, _ms(put_off_s)])
-        return answer
-
-    async def put_off(self, order_id: str, wait_s: float) -> None:
-        """Look at a waiting job again after `wait_s` only. By this clock: it need not be exact."""
-        due_ms = to_epoch_ms(self.clock.now()) + _ms(wait_s)
-        await self.redis.zadd(keys.QUEUE, {order_id: due_ms}, xx=True)
+    async def trim(self, retention: Retention, *, limit: int) -> int:
+        """Forget the details of orders that ended long ago or are too many; return of how many."""
+        keep_ms, ids_ms = _ms(retention.keep_s), _ms(retention.keep_ids_s)
+        forgotten: int = await self._run("trim", keep_ms, retention.keep_max, ids_ms, limit)
+        return forgotten
 
     async def announced(self, limit: int, within_s: float) -> list[str]:
         """Wait up to `within_s` for orders that just became due. A hint: it may miss some."""
@@ -245,36 +232,44 @@ class Ledger:
         answer = await self.redis.blmpop(within_s, 1, keys.WAKEUP, direction="RIGHT", count=limit)  # type: ignore[arg-type, misc]
         return [] if answer is None else list(answer[1])
 
-    async def _submit_to_memory(self, order_id: str, *arguments: str | int) -> list[str]:
-        return await self._order_script("submit", order_id, *arguments, 0)
-
-    async def _submit_to_disk(self, order_id: str, *arguments: str | int) -> list[str]:
-        places = keys.of_order(order_id)
-        words = [len(places), *places, order_id, *arguments, 1]
-        answer, trouble = await written_to_disk(self.redis, source("submit"), words)
-        if trouble is not None and answer[0] != Submission.CONFLICT:
-            raise OrderNotAccepted(trouble, certain=False)
+    async def _claim(self, question: Question, terms: Terms, *order_ids: str) -> list[Any]:
+        asked_again, question.asked_before = question.asked_before, True
+        answer: list[Any] = await self._run(
+            "claim",
+            question.claim_id,
+            terms.worker,
+            _ms(terms.lease_s),
+            _ms(FENCE_RECHECK_S),
+            terms.lost.reason,
+            _ms(terms.lost.wait_s),
+            terms.overdue.reason,
+            _ms(terms.overdue.wait_s),
+            terms.handler,
+            int(asked_again),
+            0 if asked_again else question.limit,
+            *order_ids,
+        )
         return answer
 
-    async def _order_script(self, name: str, order_id: str, *arguments: str | int) -> list[str]:
-        script, args = self._script(name), [order_id, *arguments]
-        try:
-            answer: list[str] = await script(keys=keys.of_order(order_id), args=args)
-        except redis_errors.NoScriptError:
-            # Flushed between loading and calling: sent whole, it needs no loading.
-            words = keys.of_order(order_id)
-            answer = await self.redis.eval(source(name), len(words), *words, *args)  # type: ignore[arg-type, misc]
-        return answer
+    async def _submit_all(self, orders: list[Words]) -> list[Any]:
+        words = [word for order in orders for word in order]
+        if self.durability == "memory":
+            answers: list[Any] = await self._run("submit", 0, *words)
+            return answers
+        on_disk, trouble = await written_to_disk(self.redis, source("submit"), [0, 1, *words])
+        if trouble is None:
+            return on_disk
+        unsure = OrderNotAccepted(trouble, certain=False)
+        return [answer if answer[0] == Submission.CONFLICT else unsure for answer in on_disk]
 
-    def _script(self, name: str) -> AsyncScript:
-        if name not in self._scripts:
-            self._scripts[name] = self.redis.register_script(source(name))
-        return self._scripts[name]
+    async def _settle_all(self, attempts: list[Words]) -> list[Any]:
+        by = attempts[0][0]  # one process, one worker
+        words = [word for attempt in attempts for word in attempt[1:]]
+        answers: list[Any] = await self._run("settle", by, *words)
+        return answers
 
 
-def _written(
-    token: int, decision: Decision, evidence: dict[str, Any] | None, by: str, act: str = ""
-) -> list[str | int]:
+def _written(token: int, decision: Decision, evidence: dict[str, Any] | None) -> list[str | int]:
     return [
         token,
         decision.to,
@@ -284,9 +279,7 @@ def _written(
         _ms(decision.wait_s),
         int(decision.spends_attempt),
         int(decision.clears_doubt),
-        "" if evidence is None else json.dumps(evidence),
-        by,
-        act,
+        "" if evidence is None else to_json(evidence).decode(),
     ]
 
 

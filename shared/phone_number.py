@@ -4,6 +4,7 @@ The numbering plans come from Google's libphonenumber (the `phonenumbers` packag
 """
 
 import re
+from functools import cache
 from typing import Annotated, Final
 
 import phonenumbers
@@ -41,11 +42,12 @@ def callable_number(number: str) -> str:
         raise PydanticCustomError(
             "phone_number_emergency", "is an emergency or short number, which is never called"
         )
-    if not phonenumbers.is_valid_number(parsed):
+    kind = phonenumbers.number_type(parsed)
+    if kind == PhoneNumberType.UNKNOWN:  # which is how is_valid_number finds out, too
         raise PydanticCustomError(
             "phone_number_invalid", "is not a number in use in its country; check the digits"
         )
-    costly = _COSTLY.get(phonenumbers.number_type(parsed))
+    costly = _COSTLY.get(kind)
     if costly:
         raise PydanticCustomError(
             "phone_number_costly", "is {kind}, which is never called", {"kind": costly}
@@ -86,10 +88,25 @@ def masked(number: str) -> str:
 
 def _is_short_or_emergency(parsed: phonenumbers.PhoneNumber) -> bool:
     national = phonenumbers.national_significant_number(parsed)
-    regions = phonenumbers.region_codes_for_country_code(parsed.country_code or 0)
+    country = parsed.country_code or 0
+    if len(national) > _longest_short_number(country):
+        return False  # asking each of the 25 regions of +1 takes as long as all else together
+    regions = phonenumbers.region_codes_for_country_code(country)
     return shortnumberinfo.is_valid_short_number(parsed) or any(
         shortnumberinfo.is_emergency_number(national, region) for region in regions
     )
+
+
+@cache
+def _longest_short_number(country: int) -> int:
+    """Return how many digits the longest short or emergency number of a country code has."""
+    regions = phonenumbers.region_codes_for_country_code(country)
+    lengths = [0]
+    for region in regions:
+        plan = phonenumbers.PhoneMetadata.short_metadata_for_region(region)
+        if plan is not None and plan.general_desc is not None:
+            lengths.extend(plan.general_desc.possible_length)
+    return max(lengths)
 
 
 PhoneNumber = Annotated[str, AfterValidator(callable_number)]

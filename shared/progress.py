@@ -93,7 +93,7 @@ def progress_of(order_id: str, record: dict[str, str]) -> OrderProgress:
         moved_at=from_epoch_ms(int(record["moved"])),
         expires_at=from_epoch_ms(int(record["expires"])),
         due_at=from_epoch_ms(int(due)) if due else None,
-        waits_for=record.get("waits_for"),
+        waits_for=record.get("waits_for") or None,
         handler=record.get("handler"),
         cancel_wish=record.get("cancel_wish") or None,
     )

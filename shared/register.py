@@ -53,8 +53,9 @@ class Register:
 
     async def history(self, order_id: str) -> list[Move]:
         """Return every move of an order, the oldest first; empty if there is no such order."""
-        lines: list[str] = await self._redis.lrange(keys.history(order_id), 0, -1)  # type: ignore[misc]
-        return [_move(json.loads(line)) for line in lines]
+        record: dict[str, str] = await self._redis.hgetall(keys.record(order_id))  # type: ignore[misc]
+        lines = (record.get(f"move_{n}") for n in range(1, int(record.get("moves", 0)) + 1))
+        return [_move(json.loads(line)) for line in lines if line is not None]
 
     async def orders_of(self, call_sids: Sequence[str]) -> dict[str, str]:
         """Return {call_sid: order id} for those calls that an order is known to have made."""

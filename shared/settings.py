@@ -11,11 +11,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from pydantic import AliasChoices, Field, HttpUrl, SecretStr, ValidationError, model_validator
+from pydantic import AliasChoices, Field, HttpUrl, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared.handler_profile import HandlerProfile, Lookup, read_profile
 from shared.lifecycle import Policy
+from shared.recovery import Retention
 
 _PROFILE_SETTINGS: Final = {
     "call_handler_url": "url",
@@ -106,18 +107,36 @@ class Settings(BaseSettings):
     ] = 0.25
     backoff_cap_s: Annotated[Seconds, Field(description="No wait is longer.")] = 60.0
     lease_s: Annotated[
-        float | None,
+        float,
         Field(
-            gt=0,
-            description="How long a worker may hold an order. Unset: the longest attempt and 10 s.",
+            ge=2,
+            le=86_400,
+            description="How long an order is held by a worker that is not heard of any more. One "
+            "that is at work on it renews its lease.",
         ),
-    ] = None
+    ] = 15.0
     sweep_s: Annotated[
         Seconds, Field(description="How often due orders are looked for without being woken.")
-    ] = 0.5
+    ] = 2.0
     recover_s: Annotated[
         Seconds, Field(description="How often lost leases, doubts and lost jobs are looked for.")
-    ] = 1.0
+    ] = 5.0
+
+    keep_ended_s: Annotated[
+        float,
+        Field(gt=0, description="How long the details of an order that ended are kept: 30 days."),
+    ] = 2_592_000.0
+    keep_ended_max: Annotated[
+        int, Field(ge=0, description="So many orders that ended keep their details, the newest.")
+    ] = 100_000
+    keep_ids_s: Annotated[
+        float,
+        Field(
+            gt=0,
+            description="How long after that, and after its deadline, an order's id is known and "
+            "what became of it: 7 days. Until then it cannot be handed in anew.",
+        ),
+    ] = 604_800.0
 
     order_lifetime_s: Annotated[
         Seconds, Field(description="After this long a confirmed order is not called any more.")
@@ -142,15 +161,6 @@ class Settings(BaseSettings):
         Literal["auto", "console", "json"],
         Field(description="For people, for programs, or (`auto`) by whether it is a terminal."),
     ] = "auto"
-
-    @model_validator(mode="after")
-    def _lease_outlasts_an_attempt(self) -> "Settings":
-        if self.lease_s is not None and self.lease_s < self.profile.attempt_limit_s + 1:
-            raise ValueError(
-                "lease_s must be 1 s longer than one attempt can take: 2 x connect_timeout_s + "
-                f"read_timeout_s, which is {self.profile.attempt_limit_s:g} s"
-            )
-        return self
 
     @cached_property
     def profile(self) -> HandlerProfile:
@@ -183,9 +193,9 @@ class Settings(BaseSettings):
         )
 
     @property
-    def attempt_lease_s(self) -> float:
-        """How long a claim holds."""
-        return self.lease_s or self.profile.attempt_limit_s + 10.0
+    def retention(self) -> Retention:
+        """How long what has ended is kept."""
+        return Retention(self.keep_ended_s, self.keep_ended_max, self.keep_ids_s)
 
 
 def environment_with(told: Mapping[str, str]) -> dict[str, str]:

@@ -10,8 +10,8 @@ CONNECT_S: Final = 0.5
 READ_S: Final = 1.0
 
 LEASE_S: Final = 4.0
-"""An attempt takes 2 x CONNECT_S + READ_S at most, is only begun with READ_S to spare, and leaves a
-second of the lease to be settled in."""
+"""A worker that lives renews it every third of that; nothing is sent with less than a second of it
+left."""
 
 ACCEPT_S: Final = 0.1
 """How long the handler takes over an ordinary order, so that deaths meet orders under way."""

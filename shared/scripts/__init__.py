@@ -1,13 +1,10 @@
-"""The scripts, as they are sent to the server: each one's text behind the words it shares."""
+"""The scripts, as they are sent to the server: each one's text between the words it shares."""
 
 from functools import cache
 from importlib import resources
 
 from shared import keys
 from shared.lifecycle import ENDED, MOVES, WAITING
-
-_ALONE = frozenset({"overdue"})
-"""Not about one order: these go without the prelude."""
 
 _MUST_FIT = frozenset({"submit"})
 """A full store refuses these. All others only move what is there, and a full store that could not
@@ -17,9 +14,15 @@ write down an answer would forget that somebody's phone rang."""
 @cache
 def source(name: str) -> str:
     """Return the text of script `name`, ready for the server."""
-    shebang = "" if name in _MUST_FIT else "#!lua flags=allow-oom\n"
-    body = _read(name)
-    return shebang + (body if name in _ALONE else _words() + _read("_order") + body)
+    flags = "" if name in _MUST_FIT else "#!lua flags=allow-oom\n"
+    return (
+        f"{flags}{_words()}{_read('_order')}"
+        f"local function act()\n{_read(name)}end\n"
+        "local done, answer = pcall(act)\n"
+        "flush()\n"
+        "if not done then return error(answer) end\n"
+        "return answer\n"
+    )
 
 
 def _read(name: str) -> str:
@@ -31,10 +34,14 @@ def _words() -> str:
     return (
         f"local LEGAL = {{{legal}}}\n"
         f"local ENDED, WAITING = {_set(ENDED)}, {_set(WAITING)}\n"
-        f"local STATE_PREFIX, FENCE_PREFIX = '{keys.STATE_PREFIX}', '{keys.FENCE_PREFIX}'\n"
-        f"local CALL_PREFIX, MOVES = '{keys.CALL_PREFIX}', '{keys.MOVES}'\n"
+        f"local KEY = {_table(keys.SHARED)}\n"
+        f"local PREFIX = {_table(keys.PREFIXES)}\n"
     )
 
 
 def _set(states: frozenset[str]) -> str:
     return "{" + ", ".join(f"{state} = true" for state in sorted(states)) + "}"
+
+
+def _table(names: dict[str, str]) -> str:
+    return "{" + ", ".join(f"{name} = '{key}'" for name, key in names.items()) + "}"

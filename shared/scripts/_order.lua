@@ -1,45 +1,96 @@
--- What every script on one order begins with: the names, the order as it stands, and the one
--- function that moves it. Prepended by shared/ledger.py, with these before it:
---   LEGAL   {FROM = {TO = true}}, from shared/lifecycle.py
---   ENDED, WAITING   {STATE = true}
---   STATE_PREFIX, FENCE_PREFIX, CALL_PREFIX, MOVES   from shared/keys.py
+-- What every script on orders begins with: the names, one order at a time as it stands, and the one
+-- function that moves it. Prepended by shared/scripts/__init__.py, with these before it:
+--   LEGAL   {FROM = {TO = true}}, ENDED, WAITING   {STATE = true}, from shared/lifecycle.py
+--   KEY, PREFIX   the names of shared/keys.py
 --
--- KEYS  1 record  2 history  3 result  4 arq job  5 arq queue  6 wakeup  7 leases  8 doubts  9 orders
--- ARGV  1 the order's id; the rest belongs to the script
+-- A script may be about many orders. `open` takes one up; what concerns the indexes that they share is
+-- gathered and written by `flush` when all are done: one ZADD for a hundred orders costs as much as
+-- one for one. `flush` runs behind every script, and also behind one that failed half way.
 --
 -- Times are milliseconds of the server's clock: no worker's clock decides anything.
 
-local KEY = {record = KEYS[1], history = KEYS[2], result = KEYS[3], job = KEYS[4],
-             queue = KEYS[5], wakeup = KEYS[6], leases = KEYS[7], doubts = KEYS[8], orders = KEYS[9]}
-local ID = ARGV[1]
 local WAKEUPS_MAX = 10000
+local FIELDS = {'state', 'body', 'digest', 'destination', 'owner', 'thread', 'created', 'lifetime',
+                'expires', 'moved', 'moves', 'token', 'attempt', 'free', 'unanswered', 'deaths', 'due',
+                'lease', 'claim', 'settled', 'worker', 'handler', 'waits_for', 'rule', 'reason',
+                'call_sid', 'cancel_wish', 'act', 'act_answer'}
 
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
 
 local function whole(number) return string.format('%.0f', number) end
 
-local order = {}
-do
-  local flat = redis.call('HGETALL', KEY.record)
-  for i = 1, #flat, 2 do order[flat[i]] = flat[i + 1] end
-end
+-- The order that is taken up. Its changes are gathered and written at once: `move` does it, a script
+-- that does not move calls `save`.
+local ID, order, changed, unanswered_before
 
 local function number(field) return tonumber(order[field] or 0) end
-local unanswered_before = number('unanswered')
 
--- Changes are gathered and written at once: `move` does it, a script that does not move calls `save`.
-local changed = {}
+local function open(id)
+  ID, order, changed = id, {}, {}
+  local values = redis.call('HMGET', PREFIX.record .. id, unpack(FIELDS))
+  for i, field in ipairs(FIELDS) do
+    if values[i] then order[field] = values[i] end
+  end
+  unanswered_before = number('unanswered')
+end
+
 local function put(field, value)
   order[field] = tostring(value)
   changed[#changed + 1] = field
   changed[#changed + 1] = order[field]
 end
+
 local function save()
-  if #changed > 0 then redis.call('HSET', KEY.record, unpack(changed)) end
+  if #changed > 0 then redis.call('HSET', PREFIX.record .. ID, unpack(changed)) end
   changed = {}
 end
 
+local later = {zrem = {}, zadd = {}, del = {}, set = {}, wake = {}, told = {}}
+local soonest  -- the first due time after now that this script has written
+
+local function zrem(key)
+  local ids = later.zrem[key] or {}
+  later.zrem[key] = ids
+  ids[#ids + 1] = ID
+end
+local function zadd(key, score)
+  local words = later.zadd[key] or {}
+  later.zadd[key] = words
+  words[#words + 1] = whole(score)
+  words[#words + 1] = ID
+end
+local function del(key) later.del[#later.del + 1] = key end
+local function set(key, value)
+  later.set[#later.set + 1] = key
+  later.set[#later.set + 1] = value
+end
+local function tell(state) later.told[#later.told + 1] = {order_id = ID, state = state} end
+
+local function flush()
+  for key, ids in pairs(later.zrem) do redis.call('ZREM', key, unpack(ids)) end
+  for key, words in pairs(later.zadd) do redis.call('ZADD', key, unpack(words)) end
+  if #later.del > 0 then redis.call('DEL', unpack(later.del)) end
+  if #later.set > 0 then redis.call('MSET', unpack(later.set)) end
+  if #later.wake > 0 and redis.call('LPUSH', KEY.wakeup, unpack(later.wake)) > WAKEUPS_MAX then
+    redis.call('LTRIM', KEY.wakeup, 0, WAKEUPS_MAX - 1)
+  end
+  if #later.told > 0 then redis.call('PUBLISH', KEY.moves, cjson.encode(later.told)) end
+end
+
+-- Runs `act` once for each group of `width` arguments from ARGV[first] on. What fails for one order is
+-- that order's answer, an error, and no other's.
+local function each(first, width, act)
+  local answers = {}
+  for at = first, #ARGV, width do
+    local done, answer = pcall(act, at)
+    if not done and type(answer) ~= 'table' then answer = {err = 'ERR ' .. tostring(answer)} end
+    answers[#answers + 1] = answer
+  end
+  return answers
+end
+
+-- Every move is kept in the record, as fields move_1, move_2 …
 local function history(from, to, note)
   local entry = {at = now, from = from, to = to, rule = note.rule, reason = note.reason, by = note.by}
   if order.attempt then entry.attempt = number('attempt') end
@@ -47,7 +98,8 @@ local function history(from, to, note)
   if note.evidence and note.evidence ~= '' then
     line = string.sub(line, 1, -2) .. ',"evidence":' .. note.evidence .. '}'
   end
-  redis.call('RPUSH', KEY.history, line)
+  put('moves', whole(number('moves') + 1))
+  put('move_' .. order.moves, line)
 end
 
 -- Waiting again: in arq's queue at its due time, never later than its deadline, so that an order
@@ -55,16 +107,17 @@ end
 local function wait_until(due)
   due = math.min(due, number('expires'))
   put('due', whole(due))
-  redis.call('ZADD', KEY.queue, whole(due), ID)
+  zadd(KEY.queue, due)
   if due <= now then
-    redis.call('LPUSH', KEY.wakeup, ID)
-    redis.call('LTRIM', KEY.wakeup, 0, WAKEUPS_MAX - 1)
+    later.wake[#later.wake + 1] = ID
+  else
+    soonest = math.min(soonest or due, due)
   end
 end
 
 -- The fence stands while an attempt to this number may have rung and nobody knows.
 local function mind_the_fence(state)
-  local fence = FENCE_PREFIX .. order.destination
+  local fence = PREFIX.fence .. order.destination
   if number('unanswered') > 0 and (not ENDED[state] or state == 'DEAD') then
     redis.call('SADD', fence, ID)
   else
@@ -94,9 +147,8 @@ end
 
 -- The answer that a waiting graph finds.
 local function answer_with(state)
-  redis.call('SET', KEY.result, cjson.encode({order_id = ID, state = state, rule = order.rule,
-                                              call_sid = order.call_sid, reason = order.reason,
-                                              at = now}))
+  set(PREFIX.result .. ID, cjson.encode({order_id = ID, state = state, rule = order.rule,
+                                         call_sid = order.call_sid, reason = order.reason, at = now}))
 end
 
 -- note: {rule, reason, by, evidence (JSON), call_sid, wait (ms; nil or negative: none)}
@@ -105,32 +157,30 @@ local function move(to, note)
   if not (LEGAL[from] and LEGAL[from][to]) then
     return error('illegal move from ' .. tostring(from) .. ' to ' .. to)
   end
-  redis.call('ZREM', STATE_PREFIX .. from, ID)
-  redis.call('ZADD', STATE_PREFIX .. to, whole(now), ID)
-  if from == 'SENDING' then redis.call('ZREM', KEY.leases, ID) end
-  if from == 'IN_DOUBT' then redis.call('ZREM', KEY.doubts, ID) end
-  if WAITING[from] then redis.call('ZREM', KEY.queue, ID) end
+  zrem(PREFIX.state .. from)
+  zadd(PREFIX.state .. to, now)
+  if from == 'SENDING' then zrem(KEY.leases) end
+  if from == 'IN_DOUBT' then zrem(KEY.doubts) end
+  if WAITING[from] then zrem(KEY.queue) end
   put('state', to)
   put('moved', whole(now))
   put('rule', note.rule)
   put('reason', note.reason)
   if note.call_sid and note.call_sid ~= '' then
     put('call_sid', note.call_sid)
-    redis.call('SET', CALL_PREFIX .. note.call_sid, ID)
+    set(PREFIX.call .. note.call_sid, ID)
   end
   if WAITING[to] then wait_until(now + math.max(note.wait or 0, 0)) end
-  if to == 'IN_DOUBT' and note.wait and note.wait >= 0 then
-    redis.call('ZADD', KEY.doubts, whole(now + note.wait), ID)
-  end
-  if order.waits_for then redis.call('HDEL', KEY.record, 'waits_for') end
+  if to == 'IN_DOUBT' and note.wait and note.wait >= 0 then zadd(KEY.doubts, now + note.wait) end
+  if (order.waits_for or '') ~= '' then put('waits_for', '') end
   if unanswered_before > 0 or number('unanswered') > 0 then mind_the_fence(to) end
   if ENDED[to] or to == 'IN_DOUBT' then
     answer_with(to)
   elseif ENDED[from] or from == 'IN_DOUBT' then
-    redis.call('DEL', KEY.result)
+    del(PREFIX.result .. ID)
   end
-  if ENDED[to] then redis.call('DEL', KEY.job) end
-  save()
+  if ENDED[to] then del(PREFIX.job .. ID) end
   history(from, to, note)
-  redis.call('PUBLISH', MOVES, cjson.encode({{order_id = ID, state = to}}))
+  save()
+  tell(to)
 end

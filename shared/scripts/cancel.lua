@@ -1,12 +1,13 @@
 -- Takes an order back while that is still true: before it is being sent. Where it is too late to be
 -- sure, the wish is kept, and the order is not sent again.
 --
--- ARGV  2 by whom  3 why  4 the act's name
+-- ARGV  1 id  2 by whom  3 why  4 the act's name
 --       5 '1': an order that was never handed in is held back for good, should it still arrive
 -- Answers  {'cancelled'}: it never rang and never will
 --          {'sending'}: it is with the handler now      {'in_doubt'}: it may have rung
 --          {'ended', state}: too late, or never needed  {'unknown'}
 
+open(ARGV[1])
 if not order.state and ARGV[5] == '1' then
   for field, value in pairs({digest = 'held back', destination = '', owner = ARGV[2], thread = '',
                              created = whole(now), expires = whole(now), lifetime = '0',
@@ -14,9 +15,8 @@ if not order.state and ARGV[5] == '1' then
                              free = '0', rule = 'held_back', reason = ARGV[3]}) do
     put(field, value)
   end
-  save()
-  redis.call('ZADD', KEY.orders, whole(now), ID)
-  redis.call('ZADD', STATE_PREFIX .. 'CANCELLED', whole(now), ID)
+  zadd(KEY.orders, now)
+  zadd(PREFIX.state .. 'CANCELLED', now)
   answer_with('CANCELLED')
   history('', 'CANCELLED', {rule = 'held_back', reason = ARGV[3], by = ARGV[2]})
   return answer_act(ARGV[4], {'cancelled'})

@@ -25,7 +25,8 @@ from orchestrator.analyst import RuleAnalyst
 from orchestrator.nodes import Context, trigger_call
 from orchestrator.state import Conversation, new_task
 from shared import keys
-from shared.claim import Claimed
+from shared.answers import Answers
+from shared.claim import Claimed, Terms
 from shared.clock import SYSTEM_CLOCK
 from shared.ledger import Act, Ledger
 from shared.lifecycle import Decision, OrderState
@@ -163,6 +164,7 @@ async def test_promise_1_a_confirmed_order_is_enqueued_once_however_often_its_no
     }
     context = Context(
         desk=ledger,
+        answers=Answers(redis),
         analyst=RuleAnalyst("US"),
         clock=SYSTEM_CLOCK,
         await_call_s=0.0,
@@ -380,9 +382,7 @@ async def test_promise_5_only_the_worker_that_holds_the_lease_writes(
     await ledger.submit(order)
 
     async def claim(worker: str, lease_s: float) -> Claimed | None:
-        answer = await ledger.claim(
-            order.order_id, worker=worker, lease_s=lease_s, lost=LOST, overdue=OVERDUE
-        )
+        answer = await ledger.claim(order.order_id, Terms(worker, lease_s, LOST, OVERDUE))
         return answer if isinstance(answer, Claimed) else None
 
     first = await claim("w-1", 0.01)

@@ -1,114 +1,106 @@
-"""`make bench`: what a person waits for, on real processes. The last line is one JSON object.
+"""`make bench`: every figure that is quoted, in one run. The last line is one JSON object.
 
-python -m tests.benchmarks [--conversations N] [--orders N]
+python -m tests.benchmarks [--quick] [--only latency,throughput] [--peers] [--plot FILE.png]
 """
 
 import argparse
 import asyncio
-import contextlib
+import importlib
 import json
-import os
-import platform
-import statistics
+import signal
 import sys
 import tempfile
-from collections.abc import Iterator
-from datetime import timedelta
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Final
 
-from orchestrator.workflow_manager import open_workflow_manager
-from shared.child import child
-from shared.clock import SYSTEM_CLOCK
-from shared.embedded_server import embedded_server
-from shared.ledger import Ledger
 from shared.log import configure_logging
-from shared.order import CallOrder, mint_order_id
-from shared.redis_pool import ledger_client
-from shared.settings import Settings
+from tests.benchmarks.conversation import conversation
+from tests.benchmarks.latency import latency
+from tests.benchmarks.loads import backlog, slow_calls, waiting_graphs
+from tests.benchmarks.peers import peers
+from tests.benchmarks.scale import FULL, QUICK, Scale
+from tests.benchmarks.stage import BenchmarkFailed
+from tests.benchmarks.store_cost import store_cost
+from tests.benchmarks.surroundings import surroundings
+from tests.benchmarks.throughput import scaling, throughput
 
-TASK = "Order a large pepperoni pizza from Luigi's at +1 202 555 0123"
+LEGS: Final[dict[str, Callable[[Scale, Path], Awaitable[dict[str, Any]]]]] = {
+    "latency": latency,
+    "throughput": throughput,
+    "scaling": scaling,
+    "store": store_cost,
+    "backlog": backlog,
+    "slow": slow_calls,
+    "waiting": waiting_graphs,
+    "conversation": conversation,
+    "peers": peers,
+}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--conversations", type=int, default=200)
-    parser.add_argument("--orders", type=int, default=1000)
-    asked = parser.parse_args()
+    asked = read_arguments()
     configure_logging("WARNING", "auto")
-    with stack(workers=2) as settings:
-        figures = asyncio.run(measure(settings, asked.conversations, asked.orders))
-    told = figures["confirmation_to_call_sid_ms"]
-    print(f"python {platform.python_version()}, {os.cpu_count()} cores", file=sys.stderr)
-    print(f"confirmation to call_sid  median {told['p50']} ms, p99 {told['p99']} ms")
-    print(f"orders through two workers  {figures['orders_per_s']} orders/s, submit included")
+    try:
+        figures = asyncio.run(measure(asked.legs, QUICK if asked.quick else FULL))
+    except BenchmarkFailed as error:
+        sys.exit(f"the figures mean nothing: {error}")
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        sys.exit(130)
+    samples = figures.pop("samples_ms", {})
+    if asked.plot:
+        importlib.import_module("tests.benchmarks.plot").plot(figures, samples, asked.plot)
     print(json.dumps(figures))
 
 
-@contextlib.contextmanager
-def stack(workers: int) -> Iterator[Settings]:
-    """A store, a rehearsal handler and workers, each a process, gone afterwards."""
-    with contextlib.ExitStack() as opened:
-        folder = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="ringonce-bench-")))
-        url = opened.enter_context(embedded_server(folder / "store"))
-        env = os.environ | {"REDIS_URL": url, "RINGONCE_LOG_LEVEL": "WARNING"}
-        rehearsal = child("rehearsal", "--port", "0", env=env, log=folder / "rehearsal.log")
-        handler_url = opened.enter_context(rehearsal)().removeprefix("rehearsal ")
-        env |= {"RINGONCE_CALL_HANDLER_URL": handler_url}
-        for number in range(workers):
-            opened.enter_context(child("worker", env=env, log=folder / f"worker{number}.log"))()
-        yield Settings(redis_url=url, data_dir=folder)
-
-
-async def measure(settings: Settings, conversations: int, orders: int) -> dict[str, Any]:
-    redis = ledger_client(str(settings.redis_url), patience_s=5)
-    ledger = Ledger(redis)
-    try:
-        async with open_workflow_manager(settings, ledger, redis) as manager:
-            waits = []
-            for _ in range(conversations):
-                turn = await manager.start(TASK, owner="bench")
-                began = perf_counter()
-                turn = await manager.continue_(turn.thread_id, "yes", reply_to=turn.reply_to)
-                waits.append((perf_counter() - began) * 1000)
-                assert turn.call_sid, turn
-        wishes = [wish(number) for number in range(orders)]
-        began = perf_counter()
-        gate = asyncio.Semaphore(32)
-
-        async def submit(order: CallOrder) -> None:
-            async with gate:
-                await ledger.submit(order)
-
-        await asyncio.gather(*(submit(order) for order in wishes))
-        ids = [order.order_id for order in wishes]
-        while len(await ledger.results(ids)) < orders:
-            await asyncio.sleep(0.01)
-        took_s = perf_counter() - began
-    finally:
-        await redis.aclose()
-    return {
-        "confirmation_to_call_sid_ms": {
-            "n": conversations,
-            "p50": round(statistics.median(waits), 1),
-            "p99": round(statistics.quantiles(waits, n=100)[98], 1),
-        },
-        "orders": orders,
-        "workers": 2,
-        "orders_per_s": round(orders / took_s),
-    }
-
-
-def wish(number: int) -> CallOrder:
-    now = SYSTEM_CLOCK.now()
-    return CallOrder(
-        order_id=mint_order_id(),
-        target_phone_number="+12025550123",
-        final_instructions=f"Say hello, {number}.",
-        created_at=now,
-        expires_at=now + timedelta(hours=1),
+def read_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--quick", action="store_true", help="small: to see that it works")
+    parser.add_argument("--only", help=f"some of {','.join(LEGS)}")
+    parser.add_argument("--peers", action="store_true", help="other job queues as well")
+    parser.add_argument("--plot", type=Path, help="draw latency and scaling into this file")
+    asked = parser.parse_args()
+    asked.legs = asked.only.split(",") if asked.only else [leg for leg in LEGS if leg != "peers"]
+    asked.legs += ["peers"] if asked.peers and "peers" not in asked.legs else []
+    if unknown := set(asked.legs) - set(LEGS):
+        parser.error(f"no such leg: {', '.join(sorted(unknown))}")
+    if asked.plot and not {"latency", "throughput", "scaling"} <= set(asked.legs):
+        parser.error("--plot needs the legs latency, throughput and scaling")
+    return asked
+
+
+async def measure(legs: list[str], scale: Scale) -> dict[str, Any]:
+    """Play one leg after the other, each on a stage of its own."""
+    playing, loop = asyncio.current_task(), asyncio.get_running_loop()
+    assert playing is not None
+    for word in (signal.SIGINT, signal.SIGTERM):  # either leaves nothing running
+        loop.add_signal_handler(word, playing.cancel)
+    with tempfile.TemporaryDirectory(prefix="ringonce-bench-") as name:
+        folder = Path(name)
+        figures: dict[str, Any] = await surroundings(folder / "surroundings")
+        figures |= {"quick": scale is QUICK, "legs": legs, "seconds": {}}
+        for leg in legs:
+            began = perf_counter()
+            print(f"{leg} …", file=sys.stderr, flush=True)
+            (folder / leg).mkdir()
+            found = await LEGS[leg](scale, folder / leg)
+            figures["seconds"][leg] = round(perf_counter() - began, 1)
+            tell(leg, found, perf_counter() - began)
+            # "scaling" comes from two legs: one worker from the one, more from the other
+            found["scaling"] = figures.get("scaling", {}) | found.get("scaling", {})
+            figures |= found
+    return figures
+
+
+def tell(leg: str, found: dict[str, Any], took_s: float) -> None:
+    """Say on stderr what a leg found: the last line of stdout is for programs."""
+    print(f"{leg} ({took_s:.0f} s)", file=sys.stderr)
+    for name, figure in found.items():
+        if name != "samples_ms":
+            print(f"  {name:<42} {figure}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -9,11 +9,9 @@ burnt, and does nothing.
 
 import asyncio
 import hashlib
-import ssl
 from collections import Counter
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
-from functools import cache
 from typing import Any, NoReturn, cast
 
 import httpx
@@ -29,7 +27,7 @@ from shared.scripts import source
 SCRIPTS = (
     "cancel",
     "claim",
-    "overdue",
+    "look",
     "progress",
     "recover",
     "requeue",
@@ -98,32 +96,19 @@ class FusedHandler(CallHandler):
 
     fuse: Fuse
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.streams: list[Any] = []
-        """Every connection that was made; httpx does not know one yet that was made just now."""
-
-    async def aclose(self) -> None:
-        await super().aclose()
-        for stream in self.streams:
-            await stream.aclose()
-
     async def _exchange(
         self, request: WrittenRequest, watch: WireWatch
     ) -> tuple[int, httpx.Headers, bytes]:
-        return await super()._exchange(request, _FusedWatch(watch, self))
+        return await super()._exchange(request, _FusedWatch(watch, self.fuse))
 
 
 class _FusedWatch(WireWatch):
-    def __init__(self, watch: WireWatch, handler: "FusedHandler") -> None:
+    def __init__(self, watch: WireWatch, fuse: Fuse) -> None:
         self._watch = watch
-        self._fuse = handler.fuse
-        self._streams = handler.streams
+        self._fuse = fuse
 
     async def watch(self, event: str, info: dict[str, Any]) -> None:
         await self._watch.watch(event, info)
-        if event.endswith("connect_tcp.complete"):
-            self._streams.append(info["return_value"])
         await self._fuse.point(event.partition(".")[2])
 
 
@@ -164,12 +149,6 @@ async def mortal(
         yield holder
     finally:
         await holder.close_sockets()
-
-
-@cache
-def one_ssl_context(**_: object) -> ssl.SSLContext:
-    """Stand in for httpx's own, which reads all certificates for every client; nobody needs one."""
-    return ssl.create_default_context()
 
 
 async def let_time_pass(redis: Redis) -> None:

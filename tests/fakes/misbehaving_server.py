@@ -27,6 +27,8 @@ class Seen:
     """Bytes that were read, of whole requests and of halves."""
     requests: list[bytes] = field(default_factory=list)
     """Every request that arrived complete, head and body."""
+    leave: Callable[[], Awaitable[None]] = field(init=False)
+    """Close the door, and every connection."""
 
     def head(self, nth: int = 0) -> dict[str, str]:
         """Return the headers of a request, by lower-case name."""
@@ -104,14 +106,19 @@ async def misbehaving_server(*script: Act) -> AsyncIterator[Seen]:
     server = await asyncio.start_server(greet, "127.0.0.1", 0)
     host, port = server.sockets[0].getsockname()
     seen.url = f"http://{host}:{port}"
-    try:
-        yield seen
-    finally:
+
+    async def leave() -> None:
         server.close()
         for talk in tuple(talks):
             talk.cancel()
         await asyncio.gather(*talks, return_exceptions=True)
         await server.wait_closed()
+
+    seen.leave = leave
+    try:
+        yield seen
+    finally:
+        await leave()
 
 
 def answer(
@@ -162,6 +169,15 @@ async def close_after_reading(talk: Talk) -> None:
 async def reset_after_reading(talk: Talk) -> None:
     await talk.hear()
     talk.reset()
+
+
+async def answer_unread(talk: Talk) -> None:
+    """Name the call when only the head is there; then read the rest."""
+    head = await talk.reader.readuntil(b"\r\n\r\n")
+    await talk.say(PLACED)
+    talk.seen.requests.append(head)
+    talk.seen.octets += len(head)
+    await talk.until_gone()
 
 
 async def hang(talk: Talk) -> None:

@@ -20,7 +20,7 @@ from orchestrator.workflow_manager import (
     open_workflow_manager,
 )
 from shared import keys
-from shared.claim import Claimed
+from shared.claim import Claimed, Terms
 from shared.desk import Cancellation, OrderNotAccepted, Submission
 from shared.ledger import Act, Ledger
 from shared.lifecycle import Decision, OrderState
@@ -29,6 +29,7 @@ from shared.order import CallOrder
 from shared.progress import OrderProgress, Result
 from shared.register import Register
 from shared.settings import Settings
+from tests.conftest import eventually
 
 PIZZA = "Order a large pepperoni pizza from Luigi's at +1 202 555 0123"
 SOUP = "Order a soup from Chez Nous at +1 415 555 0100"
@@ -91,7 +92,8 @@ async def manager(
 
 async def send(ledger: Ledger, order_id: str | None) -> int:
     """Claim as a worker does; return the token."""
-    claimed = await ledger.claim(str(order_id), worker="w1", lease_s=60, lost=LOST, overdue=OVERDUE)
+    terms = Terms(worker="w1", lease_s=60, lost=LOST, overdue=OVERDUE)
+    claimed = await ledger.claim(str(order_id), terms)
     assert isinstance(claimed, Claimed)
     return claimed.token
 
@@ -360,6 +362,45 @@ async def test_cancel_when_it_is_too_late_says_so_and_waits_on(
     told = await manager.continue_(turn.thread_id, "cancel", turn.reply_to)
     assert (told.kind, told.call_state) == ("waiting", "SENDING")
     assert "too late" in told.text
+
+
+@pytest.mark.parametrize("sent", [False, True], ids=["in time", "too late"])
+async def test_cancel_is_heard_while_another_message_waits_for_the_call(
+    settings: Settings, ledger: Ledger, redis: Redis, sent: bool
+):
+    patient = settings.model_copy(update={"await_call_s": 300.0})
+    async with open_workflow_manager(patient, ledger, redis) as manager:
+        asked = await manager.start(PIZZA, "local")
+        yes = asyncio.create_task(manager.continue_(asked.thread_id, "yes", asked.reply_to))
+
+        async def waits() -> bool:
+            snapshot, _ = await manager._standing(asked.thread_id)
+            return snapshot.next == ("await_call",)
+
+        await eventually(waits)
+        token = await send(ledger, asked.order_id) if sent else None
+        with pytest.raises(ThreadBusy):
+            await manager.continue_(asked.thread_id, "how is it?")
+        told = await manager.continue_(asked.thread_id, "cancel", asked.reply_to)
+        assert ("too late to take it back" in told.text) == sent
+        assert told.call_state == ("SENDING" if sent else "CANCELLED")
+        if token is not None:
+            placed = Decision(OrderState.PLACED, "placed", "the handler named it", call_sid="CA1")
+            await ledger.settle(str(asked.order_id), token, placed, evidence={}, by="w1")
+        turn = await asyncio.wait_for(yes, 10)
+        assert (turn.kind, turn.call_state) == ("report", "PLACED" if sent else "CANCELLED")
+
+
+async def test_a_waiting_conversation_is_parked_and_one_that_is_told_is_not(
+    manager: WorkflowManager, ledger: Ledger, redis: Redis
+):
+    turn = await waiting(manager)
+    assert await redis.hgetall(keys.PARKED) == {turn.order_id: turn.thread_id}  # type: ignore[misc]
+    await manager.continue_(turn.thread_id, "how is it?", turn.reply_to)
+    assert await redis.hlen(keys.PARKED) == 1  # type: ignore[misc]
+    await place(ledger, turn.order_id)
+    await manager.continue_(turn.thread_id, "how is it?")
+    assert not await redis.exists(keys.PARKED)
 
 
 async def test_a_conversation_goes_on_after_the_process_is_gone(

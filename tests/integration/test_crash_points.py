@@ -35,7 +35,6 @@ from tests.fakes.crash_points import (
     FusedHandler,
     let_time_pass,
     mortal,
-    one_ssl_context,
 )
 
 S = OrderState
@@ -66,15 +65,15 @@ SENT: Final = ATTEMPT.index("send_request_body.complete")
 """From here on the handler has the whole request, and rings."""
 DOUBT: Final = {
     "keyed": (
-        *("before overdue", "after overdue", "before progress", "after progress"),
+        *("before look", "after look", "before progress", "after progress"),
         *("before resolve", "after resolve"),
     ),
     "lookup": (
-        *("before overdue", "after overdue", "before progress", "after progress"),
+        *("before look", "after look", "before progress", "after progress"),
         *("before hget", "after hget", *REQUEST, "before resolve", "after resolve"),
     ),
 }
-LEASE: Final = ("before overdue", "after overdue", "before recover", "after recover")
+LEASE: Final = ("before look", "after look", "before recover", "after recover")
 SUBMIT: Final = ("before submit", "after submit")
 
 
@@ -143,7 +142,7 @@ class Scene:
         for _ in range(12):
             await let_time_pass(self.redis)
             await self.recoverer.look()
-            for order_id in await self.ledger.overdue(keys.QUEUE, limit=100):
+            for order_id in await self.ledger.redis.zrange(keys.QUEUE, 0, -1):
                 await self.shop.attempt(order_id)
             if not any(
                 [await self.redis.zcard(key) for key in (keys.QUEUE, keys.LEASES, keys.DOUBTS)]
@@ -167,11 +166,7 @@ SetScene = Callable[..., Any]
 
 
 @pytest.fixture
-def scene(
-    store_url: str, redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> SetScene:
-    monkeypatch.setattr("httpx._transports.default.create_ssl_context", one_ssl_context)
-
+def scene(store_url: str, redis: Redis, settings: Settings) -> SetScene:
     @asynccontextmanager
     async def set_scene(kind: str) -> AsyncIterator[Scene]:
         carrier = Carrier()
@@ -231,9 +226,9 @@ async def test_an_order_whose_second_worker_died_too_is_placed_with_one_ring(
         order = await here.taken(make_order())
         await here.dies_attempting(order, "send_request_headers.complete")
         await let_time_pass(here.redis)
-        await here.recoverer.recover_leases()
+        await here.recoverer.look()
         await let_time_pass(here.redis)
-        await here.recoverer.clear_doubts()
+        await here.recoverer.look()
         await here.dies_attempting(order, at)
         await here.at_rest()
         assert here.placed_truly(await here.standing(order))
@@ -278,7 +273,7 @@ async def test_the_points_of_clearing_a_doubt_are_all_there_are(
 ):
     async with scene(kind) as here:
         await here.doubted(make_order(target_phone_number=NUMBER_OF["reset-after"]))
-        passed = await here.dies(None, lambda shop: Recoverer(shop, 1.0).clear_doubts())
+        passed = await here.dies(None, lambda shop: Recoverer(shop, 1.0).look())
         assert passed == [*DOUBT[kind]]
 
 
@@ -289,7 +284,7 @@ async def test_a_doubt_outlives_whoever_died_clearing_it_and_is_cleared_with_one
 ):
     async with scene(kind) as here:
         order = await here.doubted(make_order(target_phone_number=NUMBER_OF[behaviour]))
-        await here.dies(at, lambda shop: Recoverer(shop, 1.0).clear_doubts())
+        await here.dies(at, lambda shop: Recoverer(shop, 1.0).look())
         await here.at_rest()
         assert here.placed_truly(await here.standing(order))
         assert here.carrier.rings(order.order_id) == 1
@@ -304,7 +299,7 @@ async def test_a_lost_lease_is_found_though_the_first_to_find_it_died(
         order = await here.taken(make_order())
         await here.dies_attempting(order, "before settle")
         await let_time_pass(here.redis)
-        passed = await here.dies(at, lambda shop: Recoverer(shop, 1.0).recover_leases())
+        passed = await here.dies(at, lambda shop: Recoverer(shop, 1.0).look())
         assert passed == [*LEASE[: LEASE.index(at) + 1]]
         await here.at_rest()
         progress = await here.standing(order)

@@ -32,6 +32,8 @@ from dispatcher.rehearsal.server import rehearsal_server
 from orchestrator.analyst import RuleAnalyst
 from orchestrator.graph import build_graph
 from orchestrator.nodes import Context
+from orchestrator.resumer import resuming
+from orchestrator.turn import turn_from
 from orchestrator.workflow_manager import (
     CHECKPOINTS,
     StaleReply,
@@ -40,6 +42,7 @@ from orchestrator.workflow_manager import (
     open_workflow_manager,
 )
 from shared import keys
+from shared.answers import Answers
 from shared.clock import SYSTEM_CLOCK
 from shared.desk import Cancellation, Submission
 from shared.ledger import Ledger
@@ -48,7 +51,8 @@ from shared.order import CallOrder
 from shared.progress import OrderProgress, Result
 from shared.register import Register
 from shared.settings import Settings
-from tests.fakes.crash_points import Fuse, mortal, one_ssl_context
+from tests.conftest import eventually
+from tests.fakes.crash_points import Fuse, mortal
 
 PIZZA: Final = "Order a large pepperoni pizza from Luigi's at +1 202 555 0123"
 OWNER: Final = "local"
@@ -65,29 +69,37 @@ def _saved(nth: int) -> tuple[str, ...]:
     return tuple(f"{point}{again}" for point in step)
 
 
-# `set` takes the conversation's lock and `a script` gives it back; `get` reads the result key.
+# `set` takes the conversation's lock and `a script` gives it back; `hset` and `hdel` say that the
+# conversation is parked, and that it has moved on; `get` reads the result key.
 YES: Final = (
-    *_around("set", "a reading", "a reading (2)", "a reading (3)"),
+    *_around("set", "a reading", "a reading (2)", "hset", "a reading (3)"),
     *_saved(1),
     *_around("submit"),
     *_saved(2),
-    *_around("get", "progress"),
-    *_saved(3),
+    *_around("get"),
 )
-END: Final = _around("a reading (4)", "a reading (5)", "a script")
-ANSWERED: Final = (*YES, *_around("progress (2)"), *_saved(4), *END)
+READ: Final = _around("a reading (4)", "a reading (5)")
+ANSWERED: Final = (
+    *(*YES, *_saved(3)),
+    *(*_around("progress"), *_saved(4)),
+    *(*READ, *_around("hdel", "a script")),
+)
 """A yes whose call is placed before anybody looks."""
-WAITING: Final = (*YES, *_around("writes (4)"), *END)
+WAITING: Final = (
+    *(*YES, *_around("progress"), *_saved(3)),
+    *_around("writes (4)"),
+    *(*READ, *_around("hset (2)", "a script")),
+)
 """A yes whose call takes its time."""
 LOOKED: Final = (
-    *_around("a reading", "a reading (2)", "get", "set"),
-    *_around("a reading (3)", "a reading (4)", "a reading (5)", "get (2)", "progress"),
+    *_around("a reading", "a reading (2)", "get", "a reading (3)", "set"),
+    *_around("a reading (4)", "a reading (5)", "a reading (6)", "get (2)"),
     *_saved(1),
-    *_around("progress (2)"),
+    *_around("progress"),
     *_saved(2),
-    *_around("a reading (6)", "a reading (7)", "a script"),
+    *_around("a reading (7)", "a reading (8)", "hdel", "a script"),
 )
-"""A look at a call that was placed meanwhile."""
+"""A look at a call that was placed meanwhile, by a person or by the resumer."""
 
 
 class FusedSaver(AsyncSqliteSaver):
@@ -187,6 +199,7 @@ class Scene:
             ledger = Ledger(doomed.redis)
             context = Context(
                 desk=PromptDesk(ledger, self.shop) if prompt else ledger,
+                answers=Answers(doomed.redis),
                 analyst=RuleAnalyst(self.settings.default_region),
                 clock=SYSTEM_CLOCK,
                 await_call_s=0.0,
@@ -201,7 +214,7 @@ class Scene:
         return fuse.passed
 
     async def calls_are_placed(self) -> None:
-        for order_id in await self.shop.ledger.overdue(keys.QUEUE, limit=10):
+        for order_id in await self.shop.ledger.redis.zrange(keys.QUEUE, 0, -1):
             await self.shop.attempt(order_id)
 
     async def told(self) -> Turn:
@@ -215,6 +228,23 @@ class Scene:
                 turn = await manager.continue_(self.thread_id, word, turn.reply_to)
                 await self.calls_are_placed()
         pytest.fail(f"no report after all that was said: {turn}")
+
+    async def resumed(self) -> Turn:
+        """Let a new process run until no conversation is parked; return where ours stands then."""
+
+        async def none_is_parked() -> bool:
+            return not await self.redis.exists(keys.PARKED)
+
+        async with (
+            Answers(self.redis) as answers,
+            open_workflow_manager(
+                self.settings, self.shop.ledger, self.redis, answers=answers
+            ) as manager,
+            resuming(manager, answers, sweep_s=0.05),
+        ):
+            await eventually(none_is_parked)
+            snapshot, cut_off = await manager._standing(self.thread_id)
+            return turn_from(snapshot, cut_off=cut_off)
 
     async def orders(self) -> list[OrderProgress]:
         return await Register(self.shop.ledger).newest()
@@ -233,11 +263,7 @@ SetScene = Callable[..., Any]
 
 
 @pytest.fixture
-def scene(
-    store_url: str, redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> SetScene:
-    monkeypatch.setattr("httpx._transports.default.create_ssl_context", one_ssl_context)
-
+def scene(store_url: str, redis: Redis, settings: Settings) -> SetScene:
     @asynccontextmanager
     async def set_scene() -> AsyncIterator[Scene]:
         carrier = Carrier()
@@ -320,3 +346,28 @@ async def test_who_looks_again_after_a_death_in_a_look_is_told_of_one_call(
         await here.calls_are_placed()
         await here.dies(at, here.look)
         await here.one_order_one_ring_and_it_is_told(await here.told())
+
+
+@pytest.mark.parametrize("at", [*ANSWERED, *(point for point in WAITING if point not in ANSWERED)])
+async def test_after_a_death_in_a_yes_the_report_comes_without_anybody_asking(
+    at: str, scene: SetScene
+):
+    async with scene() as here:
+        await here.dies(at, here.yes, prompt=at in ANSWERED)
+        await here.calls_are_placed()
+        turn = await here.resumed()
+        if await here.orders():
+            await here.one_order_one_ring_and_it_is_told(turn)
+        else:
+            assert here.carrier.count()["total"] == 0, "the yes is kept until somebody says a word"
+
+
+@pytest.mark.parametrize("at", LOOKED)
+async def test_after_a_death_of_the_resumer_the_next_one_brings_the_report(
+    at: str, scene: SetScene
+):
+    async with scene() as here:
+        assert (await here.yes(here.manager)).kind == "waiting"
+        await here.calls_are_placed()
+        await here.dies(at, here.look)
+        await here.one_order_one_ring_and_it_is_told(await here.resumed())

@@ -208,6 +208,63 @@ async def test_a_worker_paused_past_its_lease_rings_once_and_the_truth_wins(
         assert all(running.alive for running in crew)
 
 
+async def test_an_order_that_takes_longer_than_a_lease_is_held_as_long_as_it_takes(
+    *,
+    store_url: str,
+    redis: Redis,
+    ledger: Ledger,
+    register: Register,
+    tmp_path: Path,
+    make_order: MakeOrder,
+):
+    gate, order = Gate(), make_order()
+    settings = {**QUICK, "lease_s": 2, "read_timeout_s": 60}
+    async with (
+        rehearsing(accept_s=1, sleep=gate.sleep) as (url, carrier),
+        worker(store_url, url, tmp_path, **settings),
+    ):
+        await ledger.submit(order)
+        await gate.reached.wait()
+        until_ms = await redis.zscore(keys.LEASES, order.order_id)
+
+        async def two_leases_later() -> bool:
+            return bool(await redis.zscore(keys.LEASES, order.order_id) > until_ms + 4000)
+
+        await eventually(two_leases_later, within_s=20)
+        gate.opened.set()
+        assert is_true(await until(ledger, order, OrderState.PLACED), carrier)
+    moves = [move.to_state for move in await register.history(order.order_id)]
+    assert moves == ["QUEUED", "SENDING", "PLACED"]
+
+
+async def test_an_order_that_was_put_off_starts_when_it_is_due_and_not_at_the_next_sweep(
+    store_url: str, ledger: Ledger, tmp_path: Path, make_order: MakeOrder
+):
+    order = make_order(target_phone_number=NUMBER_OF["too-many"])  # to be tried again in a second
+    settings = {**QUICK, "sweep_s": 3600}
+    async with rehearsing() as (url, carrier), worker(store_url, url, tmp_path, **settings):
+        await ledger.submit(order)
+        assert is_true(await until(ledger, order, OrderState.PLACED), carrier)
+
+
+async def test_a_worker_asked_to_end_while_it_is_being_given_orders_sends_them_first(
+    store_url: str, redis: Redis, ledger: Ledger, tmp_path: Path, make_order: MakeOrder
+):
+    order = make_order()
+    async with (
+        rehearsing() as (url, carrier),
+        fault_proxy(store_url) as proxy,
+        worker(proxy.url, url, tmp_path, **QUICK) as ending,
+    ):
+        proxy.delay_s = 0.5
+        await ledger.submit(order)
+        await until(ledger, order, OrderState.SENDING)
+        ending.signal(signal.SIGTERM)  # the answer to its claim is still on its way
+        proxy.delay_s = 0
+        assert await ending.ended() == 0
+        assert is_true(await until(ledger, order, OrderState.PLACED), carrier)
+
+
 # The handler
 
 

@@ -12,7 +12,7 @@ from arq.jobs import deserialize_job_raw
 from redis.asyncio import Redis
 
 from shared import keys
-from shared.claim import ClaimAnswer, Claimed, NotClaimed, Unreadable
+from shared.claim import ClaimAnswer, Claimed, NotClaimed, Question, Terms, Unreadable
 from shared.clock import SYSTEM_CLOCK, from_epoch_ms, to_epoch_ms
 from shared.desk import Cancellation, OrderNotAccepted, Submission
 from shared.envelope import JOB_FUNCTION
@@ -53,7 +53,7 @@ async def redis(request: pytest.FixtureRequest, store_url: str) -> AsyncIterator
 async def claim(
     ledger: Ledger, order_id: str, *, worker: str = "worker-1", lease_s: float = 60
 ) -> ClaimAnswer:
-    return await ledger.claim(order_id, worker=worker, lease_s=lease_s, lost=LOST, overdue=OVERDUE)
+    return await ledger.claim(order_id, Terms(worker, lease_s, LOST, OVERDUE))
 
 
 async def claimed(ledger: Ledger, order_id: str, **how: Any) -> Claimed:
@@ -230,7 +230,7 @@ async def test_a_full_store_refuses_a_new_order_for_certain_but_finishes_the_old
         assert await ledger.resolve(doubtful, call_sid="CA2", by="ada", why="asked") is Act.DONE
         assert await ledger.requeue(dead, by="ada", why="again") is Act.DONE
         assert await ledger.cancel(dead, by="ada", why="never mind") is Cancellation.CANCELLED
-        assert await ledger.overdue(keys.LEASES, limit=1) == []
+        assert (await ledger.look(leases=1, doubts=1)).lost == []
     finally:
         await redis.config_set("maxmemory", full)
 
@@ -717,16 +717,11 @@ async def test_an_order_that_may_have_rung_elsewhere_is_not_sent_to_another_hand
     ledger: Ledger, make_order: MakeOrder
 ):
     order_id = await submitted(ledger, make_order())
-    lost, overdue = LOST, OVERDUE
-    first = await ledger.claim(
-        order_id, worker="w", lease_s=60, lost=lost, overdue=overdue, handler="one"
-    )
+    first = await ledger.claim(order_id, Terms("w", 60, LOST, OVERDUE, handler="one"))
     assert isinstance(first, Claimed)
     await settle(ledger, order_id, first.token, IN_DOUBT)
     await reconcile(ledger, order_id, first.token, SAME_KEY)
-    second = await ledger.claim(
-        order_id, worker="w", lease_s=60, lost=lost, overdue=overdue, handler="two"
-    )
+    second = await ledger.claim(order_id, Terms("w", 60, LOST, OVERDUE, handler="two"))
     assert second == NotClaimed("in_doubt")
 
 
@@ -963,11 +958,14 @@ async def test_what_does_not_wait_is_not_put_back(
 async def test_what_is_due_is_put_off_so_that_two_do_not_ask_at_once(ledger: Ledger, redis: Redis):
     now = await server_ms(redis)
     await redis.zadd(keys.DOUBTS, {"a": now - 2, "b": now - 1, "c": now + 60_000})
-    assert await ledger.overdue(keys.DOUBTS, limit=1) == ["a"]
-    assert await ledger.overdue(keys.DOUBTS, limit=5, put_off_s=0.1) == ["a", "b"]
+    seen = await ledger.look(leases=1, doubts=1)
+    assert seen.doubts == ["a"]
+    seen = await ledger.look(leases=1, doubts=5, put_off_s=0.1)
+    assert seen.doubts == ["a", "b"]
+    assert seen.next_doubt_s == pytest.approx(60, abs=5)
 
     async def due_again() -> list[str]:
-        return await ledger.overdue(keys.DOUBTS, limit=5)
+        return (await ledger.look(leases=1, doubts=5)).doubts
 
     assert await eventually(due_again) == ["a", "b"]
     assert await server_ms(redis) >= now + 100
@@ -979,7 +977,8 @@ async def test_a_wakeup_is_a_hint_that_may_be_missed(
     order_id = await submitted(ledger, make_order())
     await redis.delete(keys.WAKEUP)
     assert await ledger.announced(10, 0.01) == []
-    assert await ledger.overdue(keys.QUEUE, limit=10) == [order_id]
+    due = await ledger.claim_due(Question(0, limit=10), Terms("w", 60, LOST, OVERDUE))
+    assert list(due.answers) == [order_id]
 
 
 async def test_scripts_that_the_server_forgot_are_sent_again(

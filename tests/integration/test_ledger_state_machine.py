@@ -22,7 +22,7 @@ from redis.exceptions import ResponseError
 
 from shared import keys
 from shared import ledger as ledger_module
-from shared.claim import Claimed, NotClaimed
+from shared.claim import Claimed, NotClaimed, Terms
 from shared.ledger import Ledger
 from shared.lifecycle import ENDED, WAITING, Decision, OrderState
 from shared.order import CallOrder
@@ -190,11 +190,7 @@ class LedgerMachine(RuleBasedStateMachine):
             claim_id = uuid.UUID(before.claim)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(uuid, "uuid4", lambda: claim_id)
-            answer = self.do(
-                self.ledger.claim(
-                    order_id, worker="w", lease_s=LONG_S, lost=LOST[wait_s], overdue=OVERDUE
-                )
-            )
+            answer = self.do(self.ledger.claim(order_id, Terms("w", LONG_S, LOST[wait_s], OVERDUE)))
         expected = self.model.claim(order_id, claim_id.hex, LOST[wait_s], OVERDUE)
         if isinstance(answer, Claimed):
             assert ("claimed", answer.token) == expected
@@ -322,17 +318,17 @@ class LedgerMachine(RuleBasedStateMachine):
     def the_store_says_what_the_model_says(self) -> None:
         orders = self.model.orders
         *answers, indexes = self.do(self.look())
-        for order, (record, result, job, history) in zip(orders.values(), answers, strict=True):
+        for order, (record, result, job) in zip(orders.values(), answers, strict=True):
             self.record_agrees(order, record)
             self.there_is_an_answer_iff_there_should_be_one(order, result)
             assert job == (order.state not in ENDED)
-            moves = tuple((entry["from"], entry["to"]) for entry in map(json.loads, history))
-            assert moves == order.moves
+            history = [json.loads(record[f"move_{n + 1}"]) for n in range(int(record["moves"]))]
+            assert tuple((entry["from"], entry["to"]) for entry in history) == order.moves
         assert indexes == self.indexes()
 
     def record_agrees(self, order: ModelOrder, record: dict[str, str]) -> None:
         assert (record["state"], record.get("rule")) == (order.state, order.rule)
-        assert (record.get("call_sid"), record.get("waits_for")) == (
+        assert (record.get("call_sid"), record.get("waits_for") or None) == (
             order.call_sid,
             order.waits_for,
         )
@@ -376,7 +372,6 @@ class LedgerMachine(RuleBasedStateMachine):
                 pipe.hgetall(keys.record(order_id))
                 pipe.get(keys.result(order_id))
                 pipe.exists(keys.job(order_id))
-                pipe.lrange(keys.history(order_id), 0, -1)
             for key in sorted_sets:
                 pipe.zrange(key, 0, -1)
             for key in fences:
@@ -386,7 +381,7 @@ class LedgerMachine(RuleBasedStateMachine):
         of_orders, of_indexes = answers[: -len(indexes)], answers[-len(indexes) :]
         named = zip(indexes, of_indexes, strict=True)
         return [
-            *zip(*[iter(of_orders)] * 4, strict=True),
+            *zip(*[iter(of_orders)] * 3, strict=True),
             {key: set(members) for key, members in named if members},
         ]
 

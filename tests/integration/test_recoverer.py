@@ -2,9 +2,9 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import repeat
 from random import Random
 from typing import Any
@@ -131,7 +131,8 @@ async def test_an_order_whose_worker_died_is_in_doubt_and_not_sent_by_the_one_wh
         await here.die_holding(order)
 
         async def recovered() -> bool:
-            await here.recoverer.recover_leases()
+            seen = await here.ledger.look(leases=10, doubts=0)
+            await here.recoverer.recover_leases(seen.lost)
             return (await here.progress(order)).state is OrderState.IN_DOUBT
 
         await eventually(recovered)
@@ -437,12 +438,12 @@ async def test_a_stranger_in_the_queue_hides_a_lost_order_only_until_it_is_looke
 class Stumbling(Recoverer):
     """Stumbles over each of these before it gets up."""
 
-    over: Iterator[Exception]
+    over: Iterator[Exception] = field(kw_only=True)
 
-    async def recover_leases(self) -> None:
+    async def recover_leases(self, lost_ids: Sequence[str]) -> None:
         for trouble in self.over:
             raise trouble
-        await super().recover_leases()
+        await super().recover_leases(lost_ids)
 
 
 @asynccontextmanager
@@ -461,7 +462,7 @@ async def test_nothing_that_fails_stops_the_loop(scene: SetScene, make_order: Ma
         order = await here.taken(make_order())
         await here.die_holding(order)
         trouble = [StoreAway("away"), OSError("away"), ValueError("?"), RuntimeError("?")]
-        async with running(Stumbling(here.shop, 0.01, iter(trouble))) as loop:
+        async with running(Stumbling(here.shop, 0.01, over=iter(trouble))) as loop:
 
             async def in_doubt() -> bool:
                 return (await here.progress(order)).state is OrderState.IN_DOUBT
@@ -476,7 +477,7 @@ async def test_a_step_that_breaks_every_time_does_not_stop_the_others(
     async with scene("bare") as here:
         order = await here.taken(make_order())
         await redis.delete(keys.QUEUE)
-        async with running(Stumbling(here.shop, 0.01, repeat(ValueError("?")))):
+        async with running(Stumbling(here.shop, 0.01, over=repeat(ValueError("?")))):
 
             async def restored() -> bool:
                 return await redis.zscore(keys.QUEUE, order.order_id) is not None

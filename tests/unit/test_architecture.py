@@ -14,8 +14,9 @@ DOORS = {
     # what is imported: the only places that may
     "dispatcher": ("dispatcher/", "ringonce.py"),
     "orchestrator": ("orchestrator/", "ringonce.py"),
+    "aiohttp": ("dispatcher/transport.py", "dispatcher/witness.py"),
     "arq": ("shared/envelope.py", "dispatcher/worker.py"),
-    "httpx": ("dispatcher/call_handler.py", "dispatcher/verdict.py"),
+    "httpx": ("dispatcher/call_handler.py", "dispatcher/transport.py", "dispatcher/verdict.py"),
     "langgraph": ("orchestrator/",),
     "time": ("shared/clock.py",),
     "dotenv": ("shared/settings.py",),

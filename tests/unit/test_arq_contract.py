@@ -92,16 +92,16 @@ def test_the_constructor_takes_what_we_pass():
 
 async def test_a_worker_has_the_attributes_we_use(settings: Settings, ledger: Ledger):
     async with CallHandler(settings.profile, connections=1) as handler:
-        shop = Workshop("w-1", ledger, handler, settings.policy, settings.attempt_lease_s)
+        shop = Workshop("w-1", ledger, handler, settings.policy, settings.lease_s)
         pool = ArqRedis(connection_pool(str(settings.redis_url), 1))
-        worker = Dispatcher(shop, pool, settings=settings)
+        worker = Dispatcher(shop, pool, ledger, settings=settings)
         try:
             assert {name for name in ATTRIBUTES if not hasattr(worker, name)} == set()
             assert worker.allow_pick_jobs is True
             assert worker.tasks == {}
             assert worker.health_check_key == keys.worker("w-1")
             assert worker.queue_name == keys.QUEUE
-            assert worker._job_completion_wait >= settings.attempt_lease_s
+            assert worker._job_completion_wait >= settings.profile.attempt_limit_s
             assert (worker.jobs_complete, worker.jobs_failed, worker.jobs_retried) == (0, 0, 0)
             job = worker.functions[JOB_FUNCTION]
             assert isinstance(job, Function)

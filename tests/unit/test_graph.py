@@ -32,6 +32,11 @@ class Desk:
     fails_after_taking: bool = False
     answers: Submission | None = None
     ends_as: OrderState | None = None
+    placed_while_waiting: bool = False
+    looks: int = 0
+    """How often its progress was read."""
+    waits: list[float] = field(default_factory=list)
+    """How patiently each look was."""
 
     async def submit(self, order: CallOrder) -> Submission:
         self.asked += 1
@@ -45,6 +50,7 @@ class Desk:
         return Submission.ALREADY_QUEUED if known else Submission.ACCEPTED
 
     async def progress(self, order_id: str) -> OrderProgress | None:
+        self.looks += 1
         order = self.orders.get(order_id)
         if order is None:
             return None
@@ -61,11 +67,18 @@ class Desk:
             expires_at=order.expires_at,
         )
 
+    async def wait(self, order_id: str, within_s: float) -> Result | None:
+        self.waits.append(within_s)
+        if self.placed_while_waiting and within_s > 0:
+            self.states[order_id] = OrderState.PLACED
+        return await self.result(order_id)
+
     async def result(self, order_id: str) -> Result | None:
         state = self.states[order_id]
         if state in {OrderState.QUEUED, OrderState.SENDING, OrderState.RETRYABLE}:
             return None
-        return Result(order_id=order_id, state=state, rule="r", reason="because")
+        call_sid = "CA1" if state is OrderState.PLACED else None
+        return Result(order_id=order_id, state=state, call_sid=call_sid, rule="r", reason="because")
 
     async def cancel(
         self,
@@ -97,6 +110,7 @@ class Talk:
         self.graph = build_graph(InMemorySaver())
         self.context = Context(
             desk=desk,
+            answers=desk,
             analyst=RuleAnalyst("US"),
             clock=SYSTEM_CLOCK,
             await_call_s=0.0,
@@ -307,28 +321,51 @@ async def test_an_order_the_store_lost_does_not_hold_the_conversation(talk: Talk
     assert talk.open is None
 
 
-async def test_waiting_looks_again_and_again_within_its_patience(talk: Talk):
+async def test_the_first_look_waits_with_the_whole_patience_and_a_later_one_briefly(talk: Talk):
     talk.context = replace(talk.context, await_call_s=30.0)
-    looks = 0
-    looked_up = talk.desk.result
-
-    async def placed_at_the_fifth_look(order_id: str) -> Result | None:
-        nonlocal looks
-        looks += 1
-        if looks == 5:
-            talk.desk.states[order_id] = OrderState.PLACED
-        return await looked_up(order_id)
-
-    talk.desk.result = placed_at_the_fifth_look  # type: ignore[method-assign]
     await talk.begin(PIZZA)
-    assert "CA1" in await talk.say("yes")
-    assert looks == 5
+    await talk.say("yes")
+    assert talk.open == "waiting"
+    talk.desk.placed_while_waiting = True
+    assert "CA1" in await talk.say("how is it?")
+    assert talk.desk.waits == [30.0, 2.0]
+
+
+async def test_an_answer_is_read_once_and_reported_as_it_stands_at_that_moment(talk: Talk):
+    talk.desk.ends_as = OrderState.IN_DOUBT
+    answered = talk.desk.wait
+
+    async def cleared_right_behind(order_id: str, within_s: float) -> Result | None:
+        result = await answered(order_id, within_s)
+        talk.desk.states[order_id] = OrderState.PLACED
+        return result
+
+    talk.desk.wait = cleared_right_behind  # type: ignore[method-assign]
+    await talk.begin(PIZZA)
+    assert "Order ord_" in await talk.say("yes")
+    assert (talk.state["call_state"], talk.state["call_sid"]) == ("PLACED", "CA1")
+    assert talk.desk.looks == 1
+
+
+async def test_an_answer_whose_order_the_store_forgot_is_no_empty_report(talk: Talk):
+    talk.desk.ends_as = OrderState.PLACED
+    answered = talk.desk.wait
+
+    async def forgotten_right_behind(order_id: str, within_s: float) -> Result | None:
+        result = await answered(order_id, within_s)
+        talk.desk.orders.clear()
+        return result
+
+    talk.desk.wait = forgotten_right_behind  # type: ignore[method-assign]
+    await talk.begin(PIZZA)
+    assert "does not know order" in await talk.say("yes")
 
 
 def test_nothing_but_the_desk_is_given_to_the_step_that_hands_in():
     assert not hasattr(nodes, "httpx")
     assert set(Context.__dataclass_fields__) == {
         "desk",
+        "answers",
         "analyst",
         "clock",
         "await_call_s",

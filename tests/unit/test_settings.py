@@ -101,22 +101,6 @@ def test_every_bad_value_is_named_at_once(monkeypatch: pytest.MonkeyPatch):
     assert named == {"RINGONCE_PORT", "RINGONCE_MAX_JOBS"}
 
 
-def test_a_lease_shorter_than_an_attempt_is_refused(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("RINGONCE_CONNECT_TIMEOUT_S", "5")
-    monkeypatch.setenv("RINGONCE_READ_TIMEOUT_S", "30")
-    monkeypatch.setenv("RINGONCE_LEASE_S", "40")
-    with pytest.raises(BadSettings, match=r"RINGONCE_.*lease_s must be 1 s longer .* 40 s"):
-        read_settings()
-    monkeypatch.setenv("RINGONCE_LEASE_S", "41")
-    assert read_settings().attempt_lease_s == 41
-
-
-@pytest.mark.parametrize(("connect_s", "read_s"), [(5, 90), (60, 600), (0.1, 0.1)])
-def test_a_lease_that_is_not_set_outlasts_the_longest_attempt(connect_s: float, read_s: float):
-    settings = Settings(connect_timeout_s=connect_s, read_timeout_s=read_s)
-    assert settings.attempt_lease_s > settings.profile.attempt_limit_s
-
-
 def test_whatever_the_settings_take_the_handler_profile_takes():
     """Else a worker that read its settings without complaint would break on using them."""
     for field, theirs in HandlerProfile.model_fields.items():

@@ -1,0 +1,72 @@
+"""Leases: what a worker holds, for as long as it is at work on it and is heard of.
+
+A lease is short, so that a dead worker's orders are soon found. Most orders end long before theirs
+does; whatever takes longer has it renewed, all in one call.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+import structlog
+
+from shared.claim import Claimed
+from shared.ledger import Ledger
+from shared.redis_pool import AWAY
+
+RENEWALS_A_LEASE: Final = 3
+"""Two may fail in a row without anything being lost."""
+BATCH: Final = 100
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Leases:
+    """The orders that one worker holds."""
+
+    ledger: Ledger
+    lease_s: float
+    _held: dict[str, Claimed] = field(default_factory=dict, init=False)
+
+    @contextlib.contextmanager
+    def hold(self, claimed: Claimed) -> Iterator[None]:
+        """Hold an order while the block lasts."""
+        order_id = claimed.order.order_id
+        self._held[order_id] = claimed
+        try:
+            yield
+        finally:
+            self._held.pop(order_id, None)
+
+    async def keep(self) -> None:
+        """Renew what is held for long until cancelled; nothing that fails stops it."""
+        while True:
+            await asyncio.sleep(self.lease_s / RENEWALS_A_LEASE)
+            try:
+                await self.renew()
+            except AWAY as error:
+                log.warning("store.away", error=str(error))
+            except Exception:
+                log.exception("leases.broke")
+
+    async def renew(self) -> None:
+        """Renew each lease of which a third has passed."""
+        asked_at = self.ledger.clock.monotonic()
+        good_until = asked_at + self.lease_s
+        worn = good_until - self.lease_s / RENEWALS_A_LEASE
+        due = [claimed for claimed in self._held.values() if claimed.good_until <= worn]
+        for start in range(0, len(due), BATCH):
+            some = due[start : start + BATCH]
+            asked = [(claimed.order.order_id, claimed.token) for claimed in some]
+            for claimed, renewed in zip(
+                some, await self.ledger.renew(asked, self.lease_s), strict=True
+            ):
+                if renewed:
+                    claimed.good_until = good_until
+                else:
+                    # Somebody took it for dead. What it is doing is done; its answer still counts.
+                    self._held.pop(claimed.order.order_id, None)
+                    log.warning("lease.lost", order_id=claimed.order.order_id)
