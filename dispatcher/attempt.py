@@ -3,7 +3,7 @@
 import asyncio
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from random import Random, SystemRandom
+from random import Random
 from typing import Final
 
 import structlog
@@ -40,7 +40,7 @@ class Workshop:
     handler: CallHandler
     policy: Policy
     lease_s: float
-    random: Random = field(default_factory=SystemRandom)
+    random: Random = field(default_factory=Random)
     at_hand: dict[str, Claimed | Unreadable] = field(default_factory=dict)
     """Orders that were claimed together with others, and are started next."""
     doubted: asyncio.Event = field(default_factory=asyncio.Event)

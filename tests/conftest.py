@@ -90,7 +90,7 @@ def make_order() -> MakeOrder:
     return make
 
 
-async def eventually(truth: Any, *, within_s: float = 10.0) -> Any:
+async def eventually(truth: Any, *, within_s: float = 30.0) -> Any:
     """Return what the awaitable function `truth` returns once it is true; fail after `within_s`."""
     # The deadline is looked at as well: on Python 3.11 a cancellation can get lost in redis-py.
     deadline = SYSTEM_CLOCK.monotonic() + within_s

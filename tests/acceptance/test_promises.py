@@ -81,7 +81,7 @@ class Stage:
         async def rang() -> bool:
             return sum((await self.rings()).values()) >= total
 
-        await eventually(rang, within_s=20)
+        await eventually(rang, within_s=60)
 
     async def die_and_come_back(self) -> None:
         self.process.signal(signal.SIGKILL)
@@ -123,7 +123,7 @@ def standing(
 
 
 async def until(ledger: Ledger, order: CallOrder, *states: OrderState) -> OrderProgress:
-    found = await eventually(standing(ledger, order, *states), within_s=20)
+    found = await eventually(standing(ledger, order, *states), within_s=60)
     assert isinstance(found, OrderProgress)
     return found
 
@@ -354,7 +354,7 @@ async def test_promise_5_state_and_call_sid_are_written_in_the_same_breath(
         await moves.subscribe(keys.MOVES)
         for order in orders:
             await ledger.submit(order)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             async for message in moves.listen():
                 if message["type"] != "message":
                     continue

@@ -15,7 +15,9 @@ class Scale:
     orders: int
     """In one run."""
     scaling_orders: int
-    """In one run of several workers: stock arq gets slow there."""
+    """In one run of several workers."""
+    scaling_arq_orders: int
+    """The same for stock arq, which gets slow there."""
     workers: tuple[int, ...]
     alone: int
     """Orders one at a time, a kind."""
@@ -32,8 +34,9 @@ class Scale:
 FULL: Final = Scale(
     runs=5,
     scaling_runs=3,
-    orders=2_000,
-    scaling_orders=1_000,
+    orders=4_000,
+    scaling_orders=4_000,
+    scaling_arq_orders=500,
     workers=(1, 4, 16, 50),
     alone=1_000,
     backlog=(1_000, 100_000),
@@ -48,7 +51,8 @@ QUICK: Final = Scale(
     runs=2,
     scaling_runs=1,
     orders=500,
-    scaling_orders=300,
+    scaling_orders=500,
+    scaling_arq_orders=200,
     workers=(1, 4),
     alone=150,
     backlog=(1_000, 5_000),

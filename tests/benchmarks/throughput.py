@@ -2,6 +2,7 @@
 
 import sys
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ Runs = dict[str, list[Run]]
 async def throughput(scale: Scale, folder: Path) -> dict[str, Any]:
     """One worker against a direct client and against one of stock arq."""
     async with stage(folder) as on:
-        runs = await in_turns(on, 1, scale.runs, scale.orders)
+        orders = dict.fromkeys(("ours", "direct", "arq"), scale.orders)
+        runs = await in_turns(on, 1, scale.runs, orders)
     ours, direct, arq = (speed(runs[name]) for name in ("ours", "direct", "arq"))
     spent = cost(runs["ours"])
     return {
@@ -44,18 +46,16 @@ async def scaling(scale: Scale, folder: Path) -> dict[str, Any]:
     async with stage(folder) as on:
         for workers in scale.workers[1:]:
             times = scale.runs if workers == most else scale.scaling_runs
-            runs = await in_turns(on, workers, times, scale.scaling_orders, without="direct")
-            figures[str(workers)] = side_by_side(runs) | {
-                "runs": times,
-                "orders": scale.scaling_orders,
-            }
+            orders = {"ours": scale.scaling_orders, "arq": scale.scaling_arq_orders}
+            runs = await in_turns(on, workers, times, orders)
+            figures[str(workers)] = side_by_side(runs) | {"runs": times, "orders": orders}
     last = figures[str(most)]
     ratio = round(last["orders_per_s"] / last["stock_arq_orders_per_s"], 2)
     return {"scaling": figures, f"ratio_to_arq_{most}": ratio}
 
 
-async def in_turns(on: Stage, workers: int, times: int, orders: int, without: str = "") -> Runs:
-    """Let them run in turns, so that what else the machine does hits all of them alike."""
+async def in_turns(on: Stage, workers: int, times: int, orders: Mapping[str, int]) -> Runs:
+    """Let those that `orders` names run in turns: what else the machine does hits all alike."""
     runs: Runs = defaultdict(list)
     on.ours.grow_to(workers)
     on.ours.pause()
@@ -64,10 +64,10 @@ async def in_turns(on: Stage, workers: int, times: int, orders: int, without: st
         for turn in range(times):
             print(f"  {workers} workers, run {turn + 1} of {times}", file=sys.stderr, flush=True)
             for rival in rivals:
-                if rival.name == without:
+                if rival.name not in orders:
                     continue
                 async with rival.turn():
-                    runs[rival.name].append(await together(rival, on, orders))
+                    runs[rival.name].append(await together(rival, on, orders[rival.name]))
     return runs
 
 

@@ -63,7 +63,7 @@ class Running:
         async def logged() -> bool:
             return self.log.count(words) >= times
 
-        await eventually(logged, within_s=20)
+        await eventually(logged, within_s=60)
 
     async def ended(self) -> int:
         """Wait for its end and return the exit code."""
@@ -71,7 +71,7 @@ class Running:
         async def ended() -> bool:
             return not self.alive
 
-        await eventually(ended, within_s=20)
+        await eventually(ended, within_s=60)
         return self._process.wait()
 
     async def ready(self) -> str:

@@ -212,7 +212,7 @@ async def test_the_subscription_takes_no_connection_from_those_who_ask_the_store
 ):
     assert await answers.wait("ord_1", 0) is None
     assert len(await redis.client_list("pubsub")) == 1
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         held = [await redis.connection_pool.get_connection() for _ in range(CONNECTIONS)]
     for connection in held:
         await redis.connection_pool.release(connection)

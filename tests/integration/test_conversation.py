@@ -125,7 +125,7 @@ async def test_from_a_task_to_a_call(
         assert turn.kind == "confirmation"
         assert await ledger.progress(str(turn.order_id)) is None
         answered = asyncio.create_task(manager.continue_(turn.thread_id, "yes", turn.reply_to))
-        async with redis.pubsub() as moves, asyncio.timeout(10):
+        async with redis.pubsub() as moves, asyncio.timeout(60):
             await moves.subscribe(keys.MOVES)
             while await ledger.progress(str(turn.order_id)) is None:
                 await moves.get_message(ignore_subscribe_messages=True, timeout=0.05)
@@ -289,7 +289,7 @@ async def test_a_lock_outlives_its_time_while_its_holder_lives(
     async with alone(redis, "thr_1"):
         renewed = 0
         left = await redis.pttl(keys.thread("thr_1"))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while renewed < 4:  # four renewals are longer than one lock
                 await asyncio.sleep(0.005)
                 now_left = await redis.pttl(keys.thread("thr_1"))

@@ -84,7 +84,7 @@ def standing(
 
 
 async def until(ledger: Ledger, order: CallOrder, *states: OrderState) -> OrderProgress:
-    found = await eventually(standing(ledger, order, *states), within_s=20)
+    found = await eventually(standing(ledger, order, *states), within_s=60)
     assert isinstance(found, OrderProgress)
     return found
 
@@ -98,7 +98,7 @@ async def at_rest(redis: Redis) -> None:
                 at_once.zcard(index)
             return not any(await at_once.execute())
 
-    await eventually(nothing_to_do, within_s=20)
+    await eventually(nothing_to_do, within_s=60)
 
 
 def is_true(progress: OrderProgress, carrier: Carrier) -> bool:
@@ -230,7 +230,7 @@ async def test_an_order_that_takes_longer_than_a_lease_is_held_as_long_as_it_tak
         async def two_leases_later() -> bool:
             return bool(await redis.zscore(keys.LEASES, order.order_id) > until_ms + 4000)
 
-        await eventually(two_leases_later, within_s=20)
+        await eventually(two_leases_later, within_s=60)
         gate.opened.set()
         assert is_true(await until(ledger, order, OrderState.PLACED), carrier)
     moves = [move.to_state for move in await register.history(order.order_id)]
@@ -398,7 +398,7 @@ async def test_connections_to_the_store_cut_again_and_again_cost_no_order_and_no
         for order in orders:
             await ledger.submit(order)
         for rings in range(0, len(orders), 4):
-            await eventually(more_than(rings), within_s=20)
+            await eventually(more_than(rings), within_s=60)
             proxy.cut()
         for order in orders:
             assert is_true(await until(ledger, order, OrderState.PLACED), carrier)
@@ -429,7 +429,7 @@ async def test_a_wake_up_that_is_lost_costs_no_more_than_a_sweep(
             await until(ledger, order, OrderState.PLACED)
             return orders[thief.result()[1][0]] if thief.done() else None
 
-        order = await eventually(stolen, within_s=20)
+        order = await eventually(stolen, within_s=60)
         assert is_true(await until(ledger, order, OrderState.PLACED), carrier)
 
 

@@ -452,7 +452,7 @@ async def test_state_and_result_are_written_in_the_same_breath(
         await listener.subscribe(keys.MOVES)
         await attempt(ledger, order_id, PLACED)
         moves: list[dict[str, str]] = []
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while len(moves) < 2:
                 if said := await listener.get_message(ignore_subscribe_messages=True, timeout=1):
                     moves.extend(json.loads(said["data"]))

@@ -502,7 +502,7 @@ async def test_several_recoverers_at_once_come_to_one_answer(
             found = [await here.progress(order) for order in orders]
             return all(progress.state is OrderState.PLACED for progress in found)
 
-        await eventually(all_known, within_s=20)
+        await eventually(all_known, within_s=60)
         assert here.carrier.count()["orders"] == {order.order_id: 1 for order in orders}
 
 

@@ -133,7 +133,7 @@ async def test_several_orchestrators_side_by_side_report_once(
         turns = [await waiting(crew[number % 3]) for number in range(6)]
         for number, turn in enumerate(turns):
             await place(ledger, turn.order_id, f"CA{number}")
-        await eventually(none_is_parked(redis), within_s=20)
+        await eventually(none_is_parked(redis), within_s=60)
         for number, turn in enumerate(turns):
             words = await said(crew[0], turn)
             assert [f"call CA{number}" in one for one in words].count(True) == 1
@@ -234,7 +234,7 @@ async def test_many_answers_at_once_are_all_reported(
         for turn in turns:
             await place(ledger, turn.order_id, f"CA-{turn.order_id}")
     async with orchestrator() as manager:
-        await eventually(none_is_parked(redis), within_s=20)
+        await eventually(none_is_parked(redis), within_s=60)
         for turn in turns:
             assert f"call CA-{turn.order_id}" in (await said(manager, turn))[-1]
 

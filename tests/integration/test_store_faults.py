@@ -127,7 +127,7 @@ class Handler:
         async def so_often() -> bool:
             return int(self.carrier.count()["total"]) >= rings
 
-        await eventually(so_often, within_s=20)
+        await eventually(so_often, within_s=60)
 
 
 @asynccontextmanager
@@ -149,7 +149,7 @@ def placed(ledger: Ledger, orders: list[CallOrder]) -> Callable[[], Awaitable[bo
 
 async def each_rang_once(ledger: Ledger, here: Handler, orders: list[CallOrder]) -> None:
     """Wait until every order is placed, and see that each is the one call that was made for it."""
-    await eventually(placed(ledger, orders), within_s=20)
+    await eventually(placed(ledger, orders), within_s=60)
     assert here.carrier.count()["orders"] == {order.order_id: 1 for order in orders}
     for order in orders:
         progress = await ledger.progress(order.order_id)
@@ -164,7 +164,7 @@ async def complains(alive: Running, words: str, times: int) -> None:
         lines = alive.log.splitlines()
         return sum("store.away" in line and words in line for line in lines) >= times
 
-    await eventually(complained, within_s=20)
+    await eventually(complained, within_s=60)
 
 
 # Faults
