@@ -7,10 +7,12 @@
 --          {'sending'}: it is with the handler now      {'in_doubt'}: it may have rung
 --          {'ended', state}: too late, or never needed  {'unknown'}
 
+local LONGEST_LIFE_MS = 31 * 24 * 3600 * 1000  -- of any order: shared/order.py
+
 open(ARGV[1])
 if not order.state and ARGV[5] == '1' then
   for field, value in pairs({digest = 'held back', destination = '', owner = ARGV[2], thread = '',
-                             created = whole(now), expires = whole(now), lifetime = '0',
+                             created = whole(now), expires = whole(now + LONGEST_LIFE_MS), lifetime = '0',
                              state = 'CANCELLED', moved = whole(now), token = '0', attempt = '0',
                              free = '0', rule = 'held_back', reason = ARGV[3]}) do
     put(field, value)

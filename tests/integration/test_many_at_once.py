@@ -22,6 +22,7 @@ from shared.clock import SYSTEM_CLOCK
 from shared.desk import Submission
 from shared.ledger import Act, Ledger
 from shared.lifecycle import Decision, OrderState
+from shared.order import LIFETIME_MAX
 from shared.progress import did_it_ring
 from shared.recovery import Retention
 from shared.register import Register
@@ -335,6 +336,16 @@ async def test_of_an_order_that_is_forgotten_stays_that_it_was_and_what_became_o
     left_s = await redis.ttl(record)
     until_deadline_s = (order.expires_at - SYSTEM_CLOCK.now()).total_seconds()
     assert left_s == pytest.approx(until_deadline_s + 3600, abs=60)
+
+
+async def test_an_order_that_was_held_back_stays_so_for_as_long_as_any_order_lives(
+    ledger: Ledger, redis: Redis, make_order: MakeOrder
+):
+    order = make_order()
+    await ledger.cancel(order.order_id, by="ada", why="no", even_if_unknown=True)
+    assert await ledger.trim(Retention(0, 0, 60), limit=10) == 1
+    assert await redis.ttl(keys.record(order.order_id)) > LIFETIME_MAX.total_seconds()
+    assert await ledger.submit(order) is Submission.CONFLICT
 
 
 async def test_the_store_does_not_grow_under_a_steady_load(
