@@ -147,11 +147,15 @@ class CallHandler:
     async def _exchange(
         self, request: WrittenRequest, watch: WireWatch
     ) -> tuple[int, httpx.Headers, bytes]:
+        headers = {**self._standing_headers, **request.headers}
+        if request.content or request.method not in {"GET", "DELETE"}:
+            headers["content-length"] = str(len(request.content))
         asked = httpx.Request(
             request.method,
             self._place(request.path),
-            headers={**self._standing_headers, **request.headers},
-            content=request.content,
+            headers=headers,
+            # Given `content` it would think about the headers for as long as the request takes.
+            stream=httpx.ByteStream(request.content),
             extensions={"trace": watch.watch, "timeout": self._timeouts},
         )
         response = await self._transport.handle_async_request(asked)
@@ -181,6 +185,7 @@ def _transport(base: httpx.URL, connections: int) -> httpx.AsyncBaseTransport:
 def _standing_headers(profile: HandlerProfile, base: httpx.URL) -> dict[str, str]:
     """Return what goes with every request, unless the profile says otherwise."""
     standing = {
+        "host": base.netloc.decode(),
         "accept": "*/*",
         # An answer of a hundred bytes needs no packing, and a packed one may be a bomb.
         "accept-encoding": "identity",

@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, timedelta
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 from xml.sax.saxutils import escape
@@ -57,10 +57,10 @@ class Scribe:
         """Return the request that places the order."""
         wanted, parts = self.profile.order, _parts(claimed.order)
         body: dict[str, Any] = {}
-        for pointer, template in wanted.fields.items():
+        for steps, template in self._fields:
             value = self._filled(template, parts)
             if value is not _ABSENT:
-                _put(body, pointer, value)
+                _put(body, steps, value)
         form = wanted.encoding == "form"
         headers = {
             "content-type": f"application/{'x-www-form-urlencoded' if form else 'json'}",
@@ -91,6 +91,10 @@ class Scribe:
         for template in (*named, *(wanted.basic_auth or ())):
             self._filled(template, {part: {} for part in _PARTS})
 
+    @cached_property
+    def _fields(self) -> list[tuple[tuple[str, ...], Any]]:
+        return [(_steps(pointer), said) for pointer, said in self.profile.order.fields.items()]
+
     def _own_headers(self, parts: Mapping[str, Any]) -> dict[str, str]:
         headers = {
             name: _one_line(value)
@@ -113,20 +117,20 @@ class Scribe:
     def _filled(self, template: Any, parts: Mapping[str, Any]) -> Any:
         if not isinstance(template, str):
             return template
-        match _pieces(template):
-            case (_Blank() as whole,):
-                return self._part(whole, parts)
-            case pieces:
-                return "".join(
-                    piece if isinstance(piece, str) else _text(self._part(piece, parts))
-                    for piece in pieces
-                )
+        pieces = _pieces(template)
+        if len(pieces) == 1 and isinstance(pieces[0], _Blank):
+            return self._part(pieces[0], parts)
+        return "".join(
+            piece if isinstance(piece, str) else _text(self._part(piece, parts)) for piece in pieces
+        )
 
     def _part(self, blank: "_Blank", parts: Mapping[str, Any]) -> Any:
         value = self._named(blank.name, parts)
         return escape(_text(value)) if blank.escaped else value
 
     def _named(self, name: str, parts: Mapping[str, Any]) -> Any:
+        if name in parts:
+            return _ABSENT if parts[name] is None else parts[name]
         if name.startswith("secret:"):
             secret = self.secrets.get(name.removeprefix("secret:"))
             if secret is None:
@@ -138,9 +142,7 @@ class Scribe:
             raise UnknownPlaceholder(f"an order has no {{{name}}}")
         if member and table not in _TABLES:
             raise UnknownPlaceholder(f"{{{table}}} has no parts to name, as in {{{name}}}")
-        if member:
-            return parts[table].get(member, _ABSENT)
-        return _ABSENT if parts[table] is None else parts[table]
+        return parts[table].get(member, _ABSENT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,8 +195,8 @@ def _one_line(value: Any) -> str:
     return " ".join(_text(value).split()).encode("ascii", "replace").decode()
 
 
-def _put(body: dict[str, Any], pointer: str, value: Any) -> None:
-    *parents, last = _steps(pointer)
+def _put(body: dict[str, Any], steps: tuple[str, ...], value: Any) -> None:
+    *parents, last = steps
     for parent in parents:
         body = body.setdefault(parent, {})
     body[last] = value
