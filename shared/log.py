@@ -8,6 +8,7 @@ is made where it is said, and written by a thread that does nothing else.
 """
 
 import atexit
+import contextlib
 import logging
 import re
 import sys
@@ -37,6 +38,8 @@ _STRUCK: Final = "[number]"
 
 
 WRITTEN_EVERY_S: Final = 0.05
+KEPT_MAX: Final = 50_000
+"""Where nobody reads, so many lines are kept; then the oldest go."""
 
 
 def configure_logging(
@@ -81,18 +84,23 @@ def configure_logging(
 
 
 class Lines:
-    """Where all lines of this process go. A logger keeps what it was made with: this."""
+    """Where all lines of this process go. A logger keeps what it was made with: this.
+
+    Nobody stops working because nobody reads: what cannot be written is not.
+    """
 
     def __init__(self) -> None:
         self.to: TextIO | BackgroundWriter = sys.stderr
 
     def write(self, piece: str) -> None:
         """Write a piece."""
-        self.to.write(piece)
+        with contextlib.suppress(OSError, ValueError):
+            self.to.write(piece)
 
     def flush(self) -> None:
         """Have it written."""
-        self.to.flush()
+        with contextlib.suppress(OSError, ValueError):
+            self.to.flush()
 
 
 class BackgroundWriter:
@@ -100,10 +108,10 @@ class BackgroundWriter:
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
-        self._pieces = deque[str]()
+        self._pieces = deque[str](maxlen=KEPT_MAX)
         self._some, self._writing = threading.Event(), threading.Lock()
         threading.Thread(target=self._run, name="log", daemon=True).start()
-        atexit.register(self._write_all)
+        atexit.register(self.finish)
 
     def write(self, piece: str) -> None:
         """Take a piece; never waits."""
@@ -118,14 +126,17 @@ class BackgroundWriter:
         while True:
             self._some.wait()
             self._some.clear()
-            self._write_all()
+            self.finish()
             rest.wait(WRITTEN_EVERY_S)
 
-    def _write_all(self) -> None:
+    def finish(self) -> None:
+        """Write what was taken so far."""
         with self._writing:
             # As many as there are now: who writes without end is not waited for.
-            self._file.write("".join(self._pieces.popleft() for _ in range(len(self._pieces))))
-            self._file.flush()
+            text = "".join(self._pieces.popleft() for _ in range(len(self._pieces)))
+            with contextlib.suppress(OSError, ValueError):
+                self._file.write(text)
+                self._file.flush()
 
 
 def as_json(_logger: WrappedLogger, _method: str, event: EventDict) -> str:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from shared.claim import Claimed
 from shared.lifecycle import Tries
-from shared.log import PRIVATE_FIELDS, configure_logging
+from shared.log import PRIVATE_FIELDS, BackgroundWriter, configure_logging
 from shared.order import CallOrder
 
 NUMBER = "+12025550123"
@@ -186,3 +186,27 @@ def test_the_fields_of_an_order_that_tell_of_a_person_are_private():
     told = {"target_phone_number", "final_instructions", "gathered_details", "user_name"}
     assert told <= PRIVATE_FIELDS
     assert told <= CallOrder.model_fields.keys()
+
+
+@pytest.mark.parametrize("in_background", [True, False])
+def test_a_log_that_cannot_be_written_stops_nobody(stderr: io.StringIO, *, in_background: bool):
+    gone = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stderr", gone)
+        configure_logging("DEBUG", "json", in_background=in_background)
+        log = structlog.get_logger("room")
+        gone.close()
+        for _ in range(3):
+            log.info("order.seen")
+            logging.getLogger("somebody.else").warning("seen")
+
+
+def test_what_is_written_in_the_background_arrives_in_order(
+    stderr: io.StringIO, monkeypatch: pytest.MonkeyPatch
+):
+    read = io.StringIO()
+    writer = BackgroundWriter(read)
+    for number in range(1000):
+        writer.write(f"{number}\n")
+    writer.finish()
+    assert read.getvalue() == "".join(f"{number}\n" for number in range(1000))
