@@ -34,11 +34,13 @@ def child(*arguments: str, env: Mapping[str, str], log: Path) -> Iterator[Callab
         stop_child(process)
 
 
-def start_child(*arguments: str, env: Mapping[str, str], log: Path) -> subprocess.Popen[str]:
-    """Start `ringonce ARGUMENTS` with exactly this environment."""
+def start_child(
+    *arguments: str, env: Mapping[str, str], log: Path, module: str = "ringonce"
+) -> subprocess.Popen[str]:
+    """Start `ringonce ARGUMENTS`, or another module, with exactly this environment."""
     with log.open("ab") as stderr:
         return subprocess.Popen(  # noqa: S603  (our own command line)
-            [sys.executable, "-m", "ringonce", *arguments],
+            [sys.executable, "-m", module, *arguments],
             env=dict(env),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

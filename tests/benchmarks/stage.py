@@ -17,7 +17,7 @@ from arq import ArqRedis, create_pool
 from arq.connections import RedisSettings
 
 from shared.child import first_line, start_child, stop_child
-from shared.embedded_server import die_with_parent, embedded_server
+from shared.embedded_server import embedded_server
 from shared.ledger import Ledger
 from shared.redis_pool import ledger_client
 
@@ -146,14 +146,6 @@ def module(name: str, *arguments: str, log: Path) -> Any:
 
 
 def _start(name: str, *arguments: str, log: Path) -> "subprocess.Popen[str]":
-    with log.open("ab") as stderr:
-        return subprocess.Popen(
-            [sys.executable, "-m", f"tests.benchmarks.{name}", *arguments],
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            text=True,
-            preexec_fn=die_with_parent(),  # noqa: PLW1509  (calls nothing that takes a lock)
-            start_new_session=True,  # Ctrl-C stops us, and we stop it
-        )
+    module = f"tests.benchmarks.{name}"
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    return start_child(*arguments, env=env, log=log, module=module)
