@@ -75,7 +75,8 @@ class Recoverer:
         shop = self.workshop
         lost = shop.terms.lost
         for order_id in lost_ids:
-            if await shop.ledger.recover(order_id, lost, by=shop.name):
+            # One that cannot be recovered does not stand before the others.
+            if await self._unbroken(shop.ledger.recover(order_id, lost, by=shop.name)):
                 log.warning("order.in_doubt", order_id=order_id, rule=lost.rule)
 
     async def clear_doubts(self, due: Sequence[str]) -> None:

@@ -32,9 +32,10 @@ from redis.exceptions import RedisError
 
 from dispatcher.attempt import Workshop
 from dispatcher.call_handler import CallHandler
-from dispatcher.recoverer import Recoverer
+from dispatcher.due_orders import AWAY_S, DueOrders
+from dispatcher.recoverer import ASKED_AT_ONCE, Recoverer
 from shared import keys
-from shared.claim import NotClaimed, Question
+from shared.claim import NotClaimed
 from shared.ending import ended
 from shared.envelope import JOB_FUNCTION, json_bytes
 from shared.ledger import Ledger
@@ -48,8 +49,6 @@ LONGEST_BLOCK_S: Final = 2.0
 GARBAGE_AFTER: Final = 20_000
 """So many objects more than before are looked through for garbage; Python's own 700 come to a tenth
 of a worker's time."""
-AWAY_S: Final = 0.5
-"""How long a store that is away is left alone."""
 _TAKING: Final = "(taking orders)"
 
 log = structlog.get_logger(__name__)
@@ -69,8 +68,9 @@ async def run_worker(
     url, patience_s = str(settings.redis_url), settings.store_patience_s
     redis, impatient = (ledger_client(url, patience_s=wait_s) for wait_s in (patience_s, 0))
     profile = settings.profile
+    connections = settings.max_jobs + ASKED_AT_ONCE  # asking takes no order's place
     async with CallHandler(
-        profile, connections=settings.max_jobs, secrets=settings.handler_secrets
+        profile, connections=connections, secrets=settings.handler_secrets
     ) as handler:
         workshop = Workshop(
             name=name,
@@ -139,9 +139,9 @@ class Dispatcher(Worker):
         )
         self._workshop = workshop
         self._queue = queue
+        self._due = DueOrders(queue, settings.store_patience_s)
         self._sweep_s = settings.sweep_s
         self._ask_at = 0.0
-        self._question: Question | None = None
         self._listening: asyncio.Task[None] | None = None
         self._is_full = False
         self._stirred = asyncio.Event()
@@ -156,7 +156,7 @@ class Dispatcher(Worker):
                 await self._end()
             elif self._is_full:
                 await self._rest(self._sweep_s)
-            elif wait_s <= 0 or self._question is not None:
+            elif wait_s <= 0:
                 await self._taking()
             else:
                 self._listen_for_more()
@@ -175,15 +175,15 @@ class Dispatcher(Worker):
 
     async def _take(self) -> None:
         """Claim what is due and start it; note when to ask again."""
-        now = self._queue.clock.monotonic
-        if self._question is None:
-            room = self.max_jobs - len(self.tasks) + 1  # this task is no order
-            self._question = Question(now(), limit=min(room, BATCH_MAX))
+        room = self.max_jobs - len(self.tasks) + 1  # this task is no order
         self._ask_at = math.inf  # until somebody says otherwise, be it before the answer is here
-        due = await self._queue.claim_due(self._question, self._workshop.terms)
-        self._question = None
+        due = await self._due.take(
+            min(room, BATCH_MAX), self._workshop.terms, wanted=lambda: self.allow_pick_jobs
+        )
+        if due is None:
+            return
         next_s = self._sweep_s if due.next_in_s is None else min(due.next_in_s, self._sweep_s)
-        self._ask_at = min(self._ask_at, now() + next_s)
+        self._ask_at = min(self._ask_at, self._queue.clock.monotonic() + next_s)
         for order_id, answer in due.answers.items():
             if not isinstance(answer, NotClaimed):
                 self._workshop.at_hand[order_id] = answer

@@ -32,6 +32,8 @@ class Question:
     asked_at: float
     """On this process's monotonic clock, in seconds."""
     limit: int
+    void_after: int | None = None
+    """By the server's clock, in milliseconds: heard so late, nobody waits for the answer."""
     claim_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     asked_before: bool = False
 
@@ -82,13 +84,19 @@ class Due:
     answers: dict[str, ClaimAnswer]
     next_in_s: float | None
     """In how many seconds more are due; None: not known."""
+    server_ms: int
+    """The server's time."""
 
 
 def read_answer(words: list[str], worker: str, good_until: float) -> ClaimAnswer:
     """Return what the script said about one order, `words` being behind its id."""
     if words[0] != "claimed":
         return NotClaimed(*words[:2])
-    token, attempt, free, unanswered, deaths, expires = (int(part) for part in words[1:7])
+    try:
+        token, attempt, free, unanswered, deaths, expires = (int(part) for part in words[1:7])
+    except ValueError:
+        # Damaged from outside: its lease runs out, and it is in doubt.
+        return NotClaimed("broken", "its record does not count")
     tries = Tries(spent=attempt - free, unanswered=unanswered, deaths=deaths)
     try:
         order = CallOrder.model_validate_json(words[7], context=ALREADY_CHECKED)

@@ -12,8 +12,8 @@ from enum import StrEnum
 from typing import Any, Final
 
 from pydantic_core import to_json
-from redis import exceptions as redis_errors
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from shared import keys
 from shared.claim import ClaimAnswer, Due, Question, Terms, read_answer
@@ -25,7 +25,7 @@ from shared.lifecycle import Decision, OrderState
 from shared.order import CallOrder
 from shared.progress import OrderProgress, Result, progress_of
 from shared.recovery import Look, Retention
-from shared.redis_pool import passes
+from shared.refusal import not_accepted
 from shared.script_runner import ScriptRunner, Together, Words
 from shared.scripts import source
 from shared.settings import Durability
@@ -87,17 +87,11 @@ class Ledger:
                 to_epoch_ms(order.expires_at),
                 envelope(order.order_id, self.clock),
             )
-        except redis_errors.OutOfMemoryError as error:
-            raise OrderNotAccepted("the store is full", certain=True) from error
-        except redis_errors.ReadOnlyError as error:
-            raise OrderNotAccepted("the store is read-only", certain=True) from error
-        except (redis_errors.ConnectionError, redis_errors.TimeoutError, OSError) as error:
-            raise OrderNotAccepted(f"the store does not answer ({error})", certain=False) from error
-        except redis_errors.ResponseError as error:
-            if not passes(error):
+        except (RedisError, OSError) as error:
+            refused = not_accepted(error)
+            if refused is None:
                 raise
-            told = f"the store takes no orders now ({error})"
-            raise OrderNotAccepted(told, certain=not str(error).startswith("BUSY")) from error
+            raise refused from error
         return Submission(answer[0])
 
     async def check_durability(self) -> None:
@@ -117,7 +111,7 @@ class Ledger:
         it for a shorter time than the store does.
         """
         question = Question(self.clock.monotonic(), limit=0)
-        _, words = await self._claim(question, terms, order_id)
+        _, _, words = await self._claim(question, terms, order_id)
         return read_answer(words[1:], terms.worker, question.asked_at + terms.lease_s)
 
     async def claim_due(self, question: Question, terms: Terms) -> Due:
@@ -127,9 +121,9 @@ class Ledger:
         So `redis` must be a client that does not send it again by itself.
         """
         good_until = question.asked_at + terms.lease_s
-        next_ms, *found = await self._claim(question, terms)
+        next_ms, server_ms, *found = await self._claim(question, terms)
         answers = {words[0]: read_answer(words[1:], terms.worker, good_until) for words in found}
-        return Due(answers, int(next_ms) / 1000 if next_ms else None)
+        return Due(answers, int(next_ms) / 1000 if next_ms else None, int(server_ms))
 
     async def renew(self, held: Sequence[tuple[str, int]], lease_s: float) -> list[bool]:
         """Hold orders, by id and token, for `lease_s` from now; say of each whether they are."""
@@ -247,6 +241,7 @@ class Ledger:
             terms.handler,
             int(asked_again),
             0 if asked_again else question.limit,
+            "" if question.void_after is None or asked_again else question.void_after,
             *order_ids,
         )
         return answer
@@ -257,10 +252,13 @@ class Ledger:
             answers: list[Any] = await self._run("submit", 0, *words)
             return answers
         on_disk, trouble = await written_to_disk(self.redis, source("submit"), [0, 1, *words])
-        if trouble is None:
+        if trouble is None and not any(_unmarked(answer) for answer in on_disk):
             return on_disk
-        unsure = OrderNotAccepted(trouble, certain=False)
-        return [answer if answer[0] == Submission.CONFLICT else unsure for answer in on_disk]
+        trouble = trouble or "the store has it, but cannot confirm again that it is on disk"
+        return [
+            OrderNotAccepted(trouble, certain=False) if _needs_disk(answer) else answer
+            for answer in on_disk
+        ]
 
     async def _settle_all(self, attempts: list[Words]) -> list[Any]:
         by = attempts[0][0]  # one process, one worker
@@ -281,6 +279,14 @@ def _written(token: int, decision: Decision, evidence: dict[str, Any] | None) ->
         int(decision.clears_doubt),
         "" if evidence is None else to_json(evidence).decode(),
     ]
+
+
+def _unmarked(answer: Any) -> bool:
+    return not isinstance(answer, Exception) and answer[-1] == "unmarked"
+
+
+def _needs_disk(answer: Any) -> bool:
+    return not isinstance(answer, Exception) and answer[0] != Submission.CONFLICT
 
 
 def _ms(seconds: float | None) -> int:

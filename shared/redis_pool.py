@@ -1,15 +1,21 @@
 """Connections to Redis that ride out an outage, a restart and a failover."""
 
 import asyncio
-from typing import Any, Final
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator
+from contextvars import ContextVar
+from typing import Any, Final, TypeVar
 
 from redis import exceptions as redis_errors
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
+from redis.exceptions import RedisError
 
 from shared.clock import SYSTEM_CLOCK
+
+_T = TypeVar("_T")
 
 _FIRST_WAIT_S: Final = 0.02
 _LONGEST_WAIT_S: Final = 0.5
@@ -30,11 +36,14 @@ REFUSES: Final = (
     "MASTERDOWN",
     "MISCONF",
     "NOREPLICAS",
+    "OOM",
+    "READONLY",
     "TRYAGAIN",
     "UNBLOCKED",
 )
 """First words of errors by which a store refuses a command for now, and does nothing: a script runs
-too long, a primary is missing, the disk is full, too few replicas listen, it became a replica."""
+too long, a primary is missing, the disk or the memory is full, too few replicas listen, it became
+a replica."""
 
 
 def passes(error: Exception) -> bool:
@@ -79,17 +88,17 @@ class PatientPool(BlockingConnectionPool):
 
     async def ensure_connection(self, connection: AbstractConnection) -> None:
         """Return once the connection is ready for a command."""
-        patient_until = SYSTEM_CLOCK.monotonic() + self.patience_s
-        while True:
-            try:
-                await super().ensure_connection(connection)
-            except AWAY:
-                await connection.disconnect()
-                if SYSTEM_CLOCK.monotonic() >= patient_until:
-                    raise
-                await asyncio.sleep(_LONGEST_WAIT_S / 5)
-            else:
-                return
+        with _deadline(self.patience_s) as until:
+            while True:
+                try:
+                    await super().ensure_connection(connection)
+                except AWAY:
+                    await connection.disconnect()
+                    if SYSTEM_CLOCK.monotonic() >= until:
+                        raise
+                    await asyncio.sleep(_LONGEST_WAIT_S / 5)
+                else:
+                    return
 
 
 def connection_options(patience_s: float) -> dict[str, Any]:
@@ -102,17 +111,56 @@ def connection_options(patience_s: float) -> dict[str, Any]:
         "socket_connect_timeout": 2.0,
         "socket_timeout": 5.0,
         "health_check_interval": 15,
-        "retry": Retry(
-            ExponentialBackoff(cap=_LONGEST_WAIT_S, base=_FIRST_WAIT_S), retries_in(patience_s)
-        ),
+        "retry": PatientRetry(patience_s),
         "retry_on_error": list(AWAY),
     }
 
 
-def retries_in(patience_s: float) -> int:
-    """Return how many retries of the backoff above last for `patience_s`."""
-    waited, retries = 0.0, 0
-    while waited < patience_s:
-        retries += 1
-        waited += min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2.0 ** min(retries, 32))
-    return retries
+class PatientRetry(Retry):
+    """Tries again until its patience is over: what a caller waits for is time, not a number.
+
+    A store that is silent costs 5 s a try, one that refuses nothing. What is tried again within a
+    try, such as connecting, has the same deadline.
+    """
+
+    def __init__(self, patience_s: float) -> None:
+        super().__init__(ExponentialBackoff(cap=_LONGEST_WAIT_S, base=_FIRST_WAIT_S), -1)
+        self._patience_s = patience_s
+
+    async def call_with_retry(
+        self, do: Callable[[], Awaitable[_T]], fail: Callable[[RedisError], Any]
+    ) -> _T:
+        """Return what `do` returns; `fail` is told of each failure.
+
+        Raises:
+            RedisError, OSError: the last failure, once there is no patience left.
+        """
+        failures = 0
+        with _deadline(self._patience_s) as until:
+            while True:
+                try:
+                    return await do()
+                except self._supported_errors as error:
+                    failures += 1
+                    await fail(error)
+                    if SYSTEM_CLOCK.monotonic() >= until:
+                        raise
+                    await asyncio.sleep(self._backoff.compute(failures))
+
+
+_until: Final[ContextVar[float | None]] = ContextVar("when patience ends", default=None)
+
+
+@contextlib.contextmanager
+def _deadline(patience_s: float) -> Iterator[float]:
+    """Yield when patience ends: `patience_s` from now, unless that was begun with further out."""
+    until = _until.get()
+    if until is not None:
+        yield until
+        return
+    until = SYSTEM_CLOCK.monotonic() + patience_s
+    begun = _until.set(until)
+    try:
+        yield until
+    finally:
+        _until.reset(begun)

@@ -19,6 +19,7 @@ def source(name: str) -> str:
         f"{flags}{_words()}{_read('_order')}"
         f"local function act()\n{_read(name)}end\n"
         "local done, answer = pcall(act)\n"
+        "if done then keep() end\n"
         "flush()\n"
         "if not done then return error(answer) end\n"
         "return answer\n"

@@ -5,7 +5,7 @@
 --
 -- A script may be about many orders. `open` takes one up; what concerns the indexes that they share is
 -- gathered and written by `flush` when all are done: one ZADD for a hundred orders costs as much as
--- one for one. `flush` runs behind every script, and also behind one that failed half way.
+-- one for one. `flush` runs behind every script.
 --
 -- Times are milliseconds of the server's clock: no worker's clock decides anything.
 
@@ -13,7 +13,7 @@ local WAKEUPS_MAX = 10000
 local FIELDS = {'state', 'body', 'digest', 'destination', 'owner', 'thread', 'created', 'lifetime',
                 'expires', 'moved', 'moves', 'token', 'attempt', 'free', 'unanswered', 'deaths', 'due',
                 'lease', 'claim', 'settled', 'worker', 'handler', 'waits_for', 'rule', 'reason',
-                'call_sid', 'cancel_wish', 'act', 'act_answer'}
+                'call_sid', 'cancel_wish', 'act', 'act_answer', 'forgotten'}
 
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
@@ -46,26 +46,31 @@ local function save()
   changed = {}
 end
 
+-- What the order that is taken up wants written (`mine`), and what all want that came to their end.
+local mine = {}
 local later = {zrem = {}, zadd = {}, del = {}, set = {}, wake = {}, told = {}}
 local soonest  -- the first due time after now that this script has written
 
-local function zrem(key)
-  local ids = later.zrem[key] or {}
-  later.zrem[key] = ids
-  ids[#ids + 1] = ID
+local function want(...) mine[#mine + 1] = {...} end
+local function zrem(key) want('zrem', key, ID) end
+local function zadd(key, score) want('zadd', key, whole(score), ID) end
+local function del(key) want('del', nil, key) end
+local function set(key, value) want('set', nil, key, value) end
+local function tell(state) want('told', nil, {order_id = ID, state = state}) end
+
+local function keep()
+  for _, wish in ipairs(mine) do
+    local words = later[wish[1]]
+    if wish[2] then
+      words[wish[2]] = words[wish[2]] or {}
+      words = words[wish[2]]
+    end
+    words[#words + 1] = wish[3]
+    if wish[4] then words[#words + 1] = wish[4] end
+  end
+  mine = {}
 end
-local function zadd(key, score)
-  local words = later.zadd[key] or {}
-  later.zadd[key] = words
-  words[#words + 1] = whole(score)
-  words[#words + 1] = ID
-end
-local function del(key) later.del[#later.del + 1] = key end
-local function set(key, value)
-  later.set[#later.set + 1] = key
-  later.set[#later.set + 1] = value
-end
-local function tell(state) later.told[#later.told + 1] = {order_id = ID, state = state} end
+local function drop() mine = {} end
 
 local function flush()
   for key, ids in pairs(later.zrem) do redis.call('ZREM', key, unpack(ids)) end
@@ -79,11 +84,12 @@ local function flush()
 end
 
 -- Runs `act` once for each group of `width` arguments from ARGV[first] on. What fails for one order is
--- that order's answer, an error, and no other's.
+-- that order's answer, an error, and no other's; nothing is written to the indexes for it.
 local function each(first, width, act)
   local answers = {}
   for at = first, #ARGV, width do
     local done, answer = pcall(act, at)
+    if done then keep() else drop() end
     if not done and type(answer) ~= 'table' then answer = {err = 'ERR ' .. tostring(answer)} end
     answers[#answers + 1] = answer
   end
@@ -109,7 +115,7 @@ local function wait_until(due)
   put('due', whole(due))
   zadd(KEY.queue, due)
   if due <= now then
-    later.wake[#later.wake + 1] = ID
+    want('wake', nil, ID)
   else
     soonest = math.min(soonest or due, due)
   end

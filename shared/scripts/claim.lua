@@ -8,7 +8,8 @@
 --       9 which handler, by address and promises
 --       10 '1' if the question was asked before and its answer got lost
 --       11 at most how many of those that are due; 0: those named by the rest of ARGV
--- Answers  {ms until more is due ('0': at once; '' nothing known), for each order {id, …}}
+--       12 the server's time after which the question is void: whoever asked has given it up ('': never)
+-- Answers  {ms until more is due ('0': at once; '' nothing known), the time, for each order {id, …}}
 --          {id, 'claimed', token, attempt, free, unanswered, deaths, expires ms, body}
 --          {id, 'held'}: another worker sends it     {id, 'not_due', due ms}   {id, 'fenced', order id}
 --          {id, 'expired'}   {id, 'in_doubt'}: its lease had run out, and nothing is sent
@@ -86,15 +87,22 @@ local function claim(id)
   return claimed()
 end
 
-local answers = {''}
+local answers = {'', whole(now)}
+if ARGV[12] ~= '' and now > tonumber(ARGV[12]) then
+  answers[1] = '0'
+  return answers
+end
+
 local function take(id)
   local done, answer = pcall(claim, id)
   if not done then
+    drop()
     -- Whatever is wrong with it, the others wait behind it.
     zadd(KEY.queue, now + PUT_OFF_MS)
     local told = type(answer) == 'table' and answer.err or answer
     answer = {ID, 'broken', tostring(told)}
   end
+  keep()
   answers[#answers + 1] = answer
 end
 
@@ -105,7 +113,7 @@ if ARGV[10] == '1' then
 end
 local limit = tonumber(ARGV[11])
 if limit == 0 then
-  for at = 12, #ARGV do take(ARGV[at]) end
+  for at = 13, #ARGV do take(ARGV[at]) end
 else
   local head = redis.call('ZRANGE', KEY.queue, 0, limit - 1, 'WITHSCORES')
   for i = 1, #head, 2 do

@@ -32,7 +32,7 @@ return each(2, 10, function(at)
     note.rule, note.reason = order.rule, order.reason
     history(order.state, order.state, note)
     save()
-    answer_with(order.state)
+    if not order.forgotten then answer_with(order.state) end
     return {'lost', order.state}
   end
   local news = rang and (order.state == 'IN_DOUBT' or WAITING[order.state])

@@ -12,7 +12,9 @@ return each(2, 9, function(at)
   if order.state then
     if order.digest ~= digest then return {'conflict', order.state} end
     -- The write that counts came over another connection: this one changes nothing, but comes later.
-    if ARGV[1] == '1' then redis.call('HSET', PREFIX.record .. ID, 'digest', digest) end
+    if ARGV[1] == '1' and not pcall(redis.call, 'HSET', PREFIX.record .. ID, 'digest', digest) then
+      return {'already_queued', order.state, 'unmarked'}
+    end
     return {'already_queued', order.state}
   end
   put('body', body)

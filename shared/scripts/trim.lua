@@ -26,8 +26,9 @@ local function forget(id, state)
   open(id)
   zrem(KEY.orders)
   zrem(PREFIX.state .. state)
-  del(PREFIX.result .. id)
   if not order.state then return end
+  local until_ms = whole(math.max(now, number('expires')) + tonumber(ARGV[3]))
+  redis.call('PEXPIREAT', PREFIX.result .. id, until_ms)  -- somebody may still be waiting for it
   if order.call_sid and redis.call('GET', PREFIX.call .. order.call_sid) == id then
     del(PREFIX.call .. order.call_sid)
   end
@@ -40,13 +41,14 @@ local function forget(id, state)
   end
   redis.call('DEL', PREFIX.record .. id)
   redis.call('HSET', PREFIX.record .. id, unpack(words))
-  redis.call('PEXPIREAT', PREFIX.record .. id, whole(math.max(now, number('expires')) + tonumber(ARGV[3])))
+  redis.call('PEXPIREAT', PREFIX.record .. id, until_ms)
 end
 
 local forgotten = 0
 for i, ended in ipairs(oldest) do
   if i > limit or (ended.ended > now - tonumber(ARGV[1]) and i > too_many) then break end
   forget(ended.id, ended.state)
+  keep()
   forgotten = forgotten + 1
 end
 return forgotten

@@ -247,8 +247,9 @@ async def test_an_order_that_was_put_off_starts_when_it_is_due_and_not_at_the_ne
         assert is_true(await until(ledger, order, OrderState.PLACED), carrier)
 
 
+@pytest.mark.parametrize("lost", [False, True], ids=["late", "lost"])
 async def test_a_worker_asked_to_end_while_it_is_being_given_orders_sends_them_first(
-    store_url: str, redis: Redis, ledger: Ledger, tmp_path: Path, make_order: MakeOrder
+    *, lost: bool, store_url: str, ledger: Ledger, tmp_path: Path, make_order: MakeOrder
 ):
     order = make_order()
     async with (
@@ -259,6 +260,8 @@ async def test_a_worker_asked_to_end_while_it_is_being_given_orders_sends_them_f
         proxy.delay_s = 0.5
         await ledger.submit(order)
         await until(ledger, order, OrderState.SENDING)
+        if lost:
+            proxy.cut()
         ending.signal(signal.SIGTERM)  # the answer to its claim is still on its way
         proxy.delay_s = 0
         assert await ending.ended() == 0

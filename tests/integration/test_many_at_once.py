@@ -19,7 +19,7 @@ from dispatcher.recoverer import Recoverer
 from shared import keys
 from shared.claim import Claimed, NotClaimed, Question, Terms
 from shared.clock import SYSTEM_CLOCK
-from shared.desk import Submission
+from shared.desk import OrderNotAccepted, Submission
 from shared.ledger import Act, Ledger
 from shared.lifecycle import Decision, OrderState
 from shared.order import LIFETIME_MAX
@@ -107,6 +107,28 @@ async def test_a_question_whose_answer_got_lost_is_answered_again_and_not_anew(
     assert set(rest.answers) == set(ids) - set(before.answers) - set(other.answers)
 
 
+async def test_a_question_that_is_heard_too_late_is_void(
+    ledger: Ledger, redis: Redis, make_order: MakeOrder
+):
+    (order_id,) = await taken(ledger, make_order, 1)
+    seconds, _ = await redis.time()
+    late = replace(question(3), void_after=int(seconds) * 1000 - 1)
+    void = await ledger.claim_due(late, TERMS)
+    assert (void.answers, void.next_in_s) == ({}, 0)
+    assert void.server_ms >= int(seconds) * 1000
+    assert list((await ledger.claim_due(question(3), TERMS)).answers) == [order_id]
+
+
+async def test_a_record_that_does_not_count_is_no_reason_to_die(
+    ledger: Ledger, redis: Redis, make_order: MakeOrder
+):
+    damaged, sound = await taken(ledger, make_order, 2)
+    await redis.hset(keys.record(damaged), "deaths", "x")  # type: ignore[misc]
+    due = await ledger.claim_due(question(5), TERMS)
+    assert isinstance(due.answers[damaged], NotClaimed)
+    assert isinstance(due.answers[sound], Claimed)
+
+
 async def test_when_the_next_order_is_due_is_known_to_the_millisecond(
     ledger: Ledger, redis: Redis, make_order: MakeOrder
 ):
@@ -151,6 +173,20 @@ async def test_a_lease_that_is_renewed_is_not_lost(
 
     assert await eventually(ran_out) == [over]
     assert await ledger.renew([(over, tokens[1]), (slow, 99)], 60) == [False, False]
+
+
+async def test_an_attempt_that_ends_leaves_the_lease_of_the_next_one_alone(
+    ledger: Ledger, make_order: MakeOrder
+):
+    order_id, _ = await taken(ledger, make_order, 2)
+    first = await ledger.claim(order_id, TERMS)
+    assert isinstance(first, Claimed)
+    second = replace(first, token=first.token + 1, good_until=first.good_until - 30)
+    leases = Leases(ledger, 60)
+    with leases.hold(second):
+        with leases.hold(first):
+            pass
+        assert [claimed.token for claimed in leases.held] == [second.token]
 
 
 async def test_only_what_is_held_for_long_is_renewed(
@@ -255,6 +291,35 @@ async def test_a_call_that_fails_fails_for_all_who_asked_and_for_nobody_else():
     assert sent == [3, 100, 50]
 
 
+async def test_what_fails_half_way_is_written_to_no_index(
+    ledger: Ledger, redis: Redis, make_order: MakeOrder
+):
+    known, new = make_order(), make_order()
+    await ledger.submit(known)
+    await redis.set(keys.record(new.order_id), "not a record")
+    answers = await asyncio.gather(*map(ledger.submit, (known, new)), return_exceptions=True)
+    assert answers[0] is Submission.ALREADY_QUEUED
+    assert isinstance(answers[1], ResponseError)
+    assert await redis.zrange(keys.ORDERS, 0, -1) == [known.order_id]
+    assert await redis.zrange(keys.QUEUE, 0, -1) == [known.order_id]
+
+
+async def test_what_was_taken_in_before_is_not_refused_because_the_store_is_full_now(
+    ledger: Ledger, redis: Redis, make_order: MakeOrder
+):
+    known, new = make_order(), make_order()
+    await ledger.submit(known)
+    full = (await redis.config_get("maxmemory"))["maxmemory"]
+    try:
+        await redis.config_set("maxmemory", (await redis.info("memory"))["used_memory"] - 1)
+        answers = await asyncio.gather(*map(ledger.submit, (known, new)), return_exceptions=True)
+    finally:
+        await redis.config_set("maxmemory", full)
+    assert answers[0] is Submission.ALREADY_QUEUED
+    assert isinstance(answers[1], OrderNotAccepted)
+    assert (answers[1].certain, "full" in str(answers[1])) == (True, True)
+
+
 # Retention
 
 
@@ -322,9 +387,12 @@ async def test_of_an_order_that_is_forgotten_stays_that_it_was_and_what_became_o
     assert did_it_ring(progress).startswith("Yes")
     assert await register.body(order.order_id) is None
     assert await register.history(order.order_id) == []
-    assert await ledger.result(order.order_id) is None
+    result = await ledger.result(order.order_id)
+    assert result is not None, "somebody may still be waiting for it"
+    assert result.call_sid == "CA1"
     record = keys.record(order.order_id)
-    assert [key for key in await redis.keys("*") if key != keys.WAKEUP] == [record]
+    kept_keys = {record, keys.result(order.order_id)}
+    assert {key for key in await redis.keys("*") if key != keys.WAKEUP} == kept_keys
     kept = await redis.hgetall(record)  # type: ignore[misc]
     assert "Ada" not in str(kept)
     assert order.target_phone_number not in str(kept)
@@ -336,6 +404,7 @@ async def test_of_an_order_that_is_forgotten_stays_that_it_was_and_what_became_o
     left_s = await redis.ttl(record)
     until_deadline_s = (order.expires_at - SYSTEM_CLOCK.now()).total_seconds()
     assert left_s == pytest.approx(until_deadline_s + 3600, abs=60)
+    assert await redis.ttl(keys.result(order.order_id)) == pytest.approx(left_s, abs=60)
 
 
 async def test_an_order_that_was_held_back_stays_so_for_as_long_as_any_order_lives(
@@ -357,9 +426,9 @@ async def test_the_store_does_not_grow_under_a_steady_load(
         while await ledger.trim(retention, limit=10):
             pass
         # What is known of an order lives on until its deadline; here that is over.
-        for order_id in [key async for key in redis.scan_iter("ringonce:order:*")]:
-            if await redis.pttl(order_id) > 0:
-                await redis.delete(order_id)
+        for key in [key async for key in redis.scan_iter("ringonce:*")]:
+            if await redis.pttl(key) > 0:
+                await redis.delete(key)
         await redis.delete(keys.WAKEUP)
         sizes.append(await redis.dbsize())
     assert len(set(sizes)) == 1

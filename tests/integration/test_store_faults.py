@@ -81,6 +81,15 @@ class Server:
 
         await eventually(answers)
 
+    def pause(self) -> None:
+        """Let it hear, and say nothing."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
     def kill(self) -> None:
         assert self._process is not None
         self._process.send_signal(signal.SIGKILL)
@@ -479,3 +488,25 @@ async def handed_in(folder: Path, store_url: str, **settings: str) -> tuple[int,
         return await command.ended(), command.log.splitlines()
     finally:
         command.end()
+
+
+async def test_a_store_that_is_silent_is_waited_for_no_longer_than_one_that_refuses(
+    tmp_path: Path, make_order: MakeOrder
+):
+    server = Server(tmp_path / "store")
+    await server.start()
+    redis = ledger_client(server.url, patience_s=1)
+    try:
+        ledger, order = Ledger(redis), make_order()
+        await ledger.submit(make_order())
+        server.pause()
+        async with asyncio.timeout(60):  # two tries of 5 s; counted in tries it would be minutes
+            with pytest.raises(OrderNotAccepted) as silent:
+                await ledger.submit(order)
+        assert not silent.value.certain
+        server.resume()
+        assert await ledger.submit(order) in {Submission.ACCEPTED, Submission.ALREADY_QUEUED}
+    finally:
+        server.resume()
+        await redis.aclose()
+        server.kill()
