@@ -6,7 +6,7 @@
 | ringonce:result:{id}         | string | the answer as JSON, once there is one    | settle and acts | the waiting graph     | kept  |
 | ringonce:orders              | zset   | every order id by the time it came       | submit          | orders list           | kept  |
 | ringonce:state:{STATE}       | zset   | ids in that state by the time they moved | every script    | orders list, counts   | kept  |
-| ringonce:leases              | zset   | ids being sent by when the lease ends    | claim, settle   | recoverer             | while SENDING |
+| ringonce:leases              | zset   | ids being sent by when the lease ends    | claim, renew    | recoverer             | while SENDING |
 | ringonce:doubts              | zset   | ids in doubt by when to ask              | settle, recover | recoverer             | while IN_DOUBT |
 | ringonce:fence:{destination} | set    | ids that may have rung this number       | settle, resolve | claim                 | while unanswered |
 | ringonce:call:{call_sid}     | string | the id of the order that this call is    | settle, resolve | recoverer             | kept  |

@@ -21,7 +21,7 @@ from shared.handler_profile import HandlerProfile
 from shared.lifecycle import Tries
 from shared.order import CallOrder
 from shared.outcome import Busy, NotSent, Outcome, Placed, Refused, Unanswered
-from tests.conftest import MakeOrder
+from tests.conftest import MakeOrder, eventually
 from tests.fakes.misbehaving_server import (
     PLACED,
     SID,
@@ -262,11 +262,14 @@ async def test_a_handler_that_does_not_accept_in_time_is_not_sent(
 
 async def test_an_order_that_finds_no_free_connection_is_not_sent(make_order: MakeOrder):
     async with misbehaving_server(hang, hang) as seen:
-        told = profile(seen.url, connect_s=0.05)
+        told = profile(seen.url, connect_s=1)  # a busy machine takes its time to connect
         async with CallHandler(told, connections=1) as handler:
             holding = asyncio.create_task(handler.send(claim(make_order())))
-            while not seen.requests:
-                await asyncio.sleep(0)
+
+            async def arrived() -> bool:
+                return bool(seen.requests)
+
+            await eventually(arrived)
             outcome = await handler.send(claim(make_order()))
             holding.cancel()
             await asyncio.gather(holding, return_exceptions=True)
